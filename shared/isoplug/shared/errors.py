@@ -192,13 +192,17 @@ class GuestTrap(PluginError):
 
 
 class ResourceLimitExceeded(PluginError):
-    """A bound was met: ``limit`` names it, ``figure`` and ``bound`` are in the unit that the name ends in."""
+    """A bound was met. ``limit`` says which and in which unit; ``figure`` and ``bound`` are None when a worker told it
+    in words only."""
 
     code = "resource_limit_exceeded"
 
-    def __init__(self, plugin_id: str | None, limit: str, figure: int, bound: int, advice: str = "") -> None:
+    def __init__(
+        self, plugin_id: str | None, limit: str, figure: int | None = None, bound: int | None = None, advice: str = ""
+    ) -> None:
+        numbers = "" if figure is None else f" is {figure}, the limit is {bound}"
         tail = f"; {advice}" if advice else ""
-        super().__init__(f"{limit} is {figure}, the limit is {bound}{tail}", plugin_id=plugin_id)
+        super().__init__(f"{limit}{numbers}{tail}", plugin_id=plugin_id)
         self.limit, self.figure, self.bound = limit, figure, bound
 
 
@@ -274,17 +278,20 @@ class WorkerCrashed(PluginError):
 
 
 class CallTimeout(PluginError):
-    """The call did not end by its deadline; its worker, if it had one, was killed and is replaced."""
+    """The call did not end by its deadline. If it had reached a worker, that was killed and is replaced; if it was
+    still waiting for one (``was_delivered`` is False), nothing happened and it may be retried."""
 
     code = "call_timeout"
 
-    def __init__(self, plugin_id: str, doing: str, timeout_seconds: float) -> None:
+    def __init__(self, plugin_id: str, doing: str, timeout_seconds: float, *, was_delivered: bool = True) -> None:
         super().__init__(
             f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; give it a longer timeout= if "
             "the work is honest",
             plugin_id=plugin_id,
         )
         self.timeout_seconds = timeout_seconds
+        self.was_delivered = was_delivered
+        self.retryable = not was_delivered
 
 
 class CallCancelled(PluginError):

@@ -1,0 +1,8 @@
+"""The life of a call: lease a worker, send the call, answer its host calls, and say truthfully how it ended."""
+
+from __future__ import annotations
+
+from isoplug.supervisor.calls.frame import Frame
+from isoplug.supervisor.calls.runner import CallRunner
+
+__all__ = ["CallRunner", "Frame"]

@@ -1,0 +1,60 @@
+"""The loop that serves one call: send it, then answer the worker's host calls until the result comes.
+
+It runs in the caller's thread, so that thread's stack is the call chain. It knows nothing of plugins, permissions or
+host functions; ``serve`` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import assert_never
+
+from isoplug.shared.messages import (
+    Answer,
+    Failed,
+    Hello,
+    HostCall,
+    Invoke,
+    Loaded,
+    LoadFailed,
+    Notice,
+    Returned,
+)
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool.link import Breach
+from isoplug.supervisor.pool.worker import Worker
+
+__all__ = ["exchange"]
+
+
+def exchange(
+    worker: Worker, export: str, data: bytes, deadline: Deadline, serve: Callable[[str, bytes], bytes]
+) -> Returned | Failed:
+    """Call ``export`` with ``data`` in ``worker``; ``serve(function, payload)`` answers each host call.
+
+    Raises Silence at the deadline, Gone when the worker dies, Breach when it breaks the protocol, and what ``serve``
+    raises. After any of them the worker is in the middle of something and has to be ended.
+    """
+    call = worker.next_call()
+    sequence = 0
+    worker.link.send(Invoke(call, export, data))
+    while True:
+        message = worker.link.receive(deadline)
+        match message:
+            case HostCall():
+                sequence += 1
+                if (message.call, message.sequence) != (call, sequence):
+                    raise Breach("it numbered a host call wrongly")
+                worker.link.send(Answer(call, sequence, serve(message.function, message.payload)))
+            case Notice():
+                if message.call != call:
+                    raise Breach("it sent a notice for another call")
+                serve(message.function, message.payload)
+            case Returned() | Failed():
+                if message.call != call:
+                    raise Breach("it answered another call")
+                return message
+            case Hello() | Loaded() | LoadFailed():
+                raise Breach(f"it sent {type(message).__name__} in the middle of a call")
+            case _:
+                assert_never(message)

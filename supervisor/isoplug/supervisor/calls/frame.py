@@ -1,0 +1,29 @@
+"""One call within its chain: whose it is, how deep, until when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool import Chain
+
+__all__ = ["Frame"]
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """``depth`` is 0 for a call from outside, its caller's plus 1 for a nested one (SPEC section 9).
+
+    ``offered_files`` (key → bytes) go to the plugin that the outside call names, not to those it calls in turn.
+    """
+
+    chain: Chain
+    deadline: Deadline
+    depth: int = 0
+    offered_files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+
+    def nested(self) -> Frame:
+        """The frame of a command that this call's plugin runs in another: same chain, same deadline, one deeper."""
+        return Frame(self.chain, self.deadline, self.depth + 1)

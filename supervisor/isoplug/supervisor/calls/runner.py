@@ -1,0 +1,225 @@
+"""Runs calls: gate, lease, exchange, bookkeeping. The one place where a worker's fate is decided."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from isoplug.shared.errors import (
+    CallCancelled,
+    CallTimeout,
+    CommandError,
+    CommandNotFound,
+    DepthLimitExceeded,
+    GuestTrap,
+    PluginError,
+    ResourceLimitExceeded,
+    ServiceError,
+    SupervisorClosed,
+    WorkerCrashed,
+)
+from isoplug.shared.messages import Failed, FailureKind
+from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
+from isoplug.supervisor.calls.exchange import exchange
+from isoplug.supervisor.calls.frame import Frame
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.host import HOST_FUNCTIONS, GuestAbort, HostContext, Services
+from isoplug.supervisor.permissions import Permission
+from isoplug.supervisor.plugins.table import Plugin, PluginTable
+from isoplug.supervisor.pool import Chain, LeaseBook, Worker
+from isoplug.supervisor.pool.link import Breach, Gone, Silence
+
+__all__ = ["CallRunner"]
+
+
+class _WorkerLost(Exception):
+    """A call ended and took its worker with it: what the caller gets, and whether it is the plugin's fault."""
+
+    def __init__(self, error: PluginError, *, counts: bool) -> None:
+        super().__init__(str(error))
+        self.error, self.counts = error, counts
+
+
+class CallRunner:
+    """Thread-safe. Calls run in their caller's thread from beginning to end."""
+
+    def __init__(
+        self, table: PluginTable, services: Services, book: LeaseBook, *, call_timeout_seconds: float, max_depth: int
+    ) -> None:
+        self._table = table
+        self._services = services
+        self._book = book
+        self._call_timeout_seconds = call_timeout_seconds
+        self._max_depth = max_depth
+        self._gate = threading.Condition()
+        self._is_closing = False
+        self._chains: set[Chain] = set()
+
+    # --- the gate: calls from outside -----------------------------------------------------------------------------
+
+    def new_chain(self) -> Chain:
+        return Chain(self._book)
+
+    def deadline(self, timeout_seconds: float | None) -> Deadline:
+        """None means the configured default. Raises InvalidArgument."""
+        return Deadline.after(self._call_timeout_seconds if timeout_seconds is None else timeout_seconds)
+
+    @contextmanager
+    def open_frame(
+        self, deadline: Deadline, offered_files: Mapping[str, bytes] | None = None, chain: Chain | None = None
+    ) -> Iterator[Frame]:
+        """A call from outside, depth 0. Raises SupervisorClosed."""
+        chain = chain or self.new_chain()
+        with self._gate:
+            if self._is_closing:
+                raise SupervisorClosed
+            self._chains.add(chain)
+        try:
+            yield Frame(chain, deadline, 0, offered_files or {})
+        finally:
+            with self._gate:
+                self._chains.discard(chain)
+                self._gate.notify_all()
+
+    def drain(self, deadline: Deadline) -> None:
+        """Let no new call in, wait for those that are in, cancel what is left at the deadline."""
+        with self._gate:
+            self._is_closing = True
+            self._gate.wait_for(lambda: not self._chains, deadline.remaining_seconds())
+            leftovers = tuple(self._chains)
+        for chain in leftovers:
+            chain.cancel()
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def command(self, plugin: Plugin, command: str, params: Any, frame: Frame) -> Any:
+        """A declared command through ``handle_command``; its data, or a typed error."""
+        require_declared(plugin.manifest, command)
+        request = encode_request(command, params)
+        try:
+            output = self.call(plugin, "handle_command", request, frame)
+        except CommandNotFound:
+            raise CommandNotFound(plugin.id, command) from None  # declared, but the guest has no handle_command
+        return decode_answer(plugin.id, command, output)
+
+    def call(self, plugin: Plugin, export: str, data: bytes, frame: Frame) -> bytes:
+        """One call in a leased worker. Raises what SPEC section 11 lists; afterwards the worker is back or replaced."""
+        with plugin.counters.counting():
+            lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
+            try:
+                output = self.call_in(lease.worker, plugin.id, export, data, frame)
+            except _WorkerLost as lost:
+                lease.discard(str(lost), counts=lost.counts)
+                raise lost.error from None
+            except PluginError:  # the guest said no, in good order
+                lease.release()
+                raise
+            except BaseException:  # an interrupt of the caller's thread, in the middle of an exchange
+                lease.discard("its caller was interrupted", counts=False)
+                raise
+            lease.release()
+            return output
+
+    def call_starting(
+        self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, services: Services | None = None
+    ) -> bytes:
+        """A call in a worker that no pool has yet (``manifest``, ``set_config``, ``init``) or no longer (``shutdown``).
+
+        Raises CommandNotFound when the guest has no such export and CommandError when it reported an error; after
+        anything else the worker is unusable and its owner has to end it.
+        """
+        try:
+            return self.call_in(worker, plugin_id, export, data, frame, services)
+        except _WorkerLost as lost:
+            raise lost.error from None
+
+    def call_in(
+        self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, services: Services | None = None
+    ) -> bytes:
+        if len(data) > self._services.frame_bytes:
+            raise ResourceLimitExceeded(
+                plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, "see limits.frame"
+            )
+        serve = self._server(plugin_id, frame, services or self._services)
+        outer = frame.chain.enter(worker)
+        try:
+            outcome = exchange(worker, export, data, frame.deadline, serve)
+        except (Silence, Gone, Breach, GuestAbort) as end:
+            raise self._lost(worker, plugin_id, export, frame, end) from None
+        finally:
+            frame.chain.leave(outer)
+        if isinstance(outcome, Failed):
+            raise _failure(plugin_id, export, outcome)
+        return outcome.output
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _server(self, plugin_id: str, frame: Frame, services: Services) -> Callable[[str, bytes], bytes]:
+        """Answers the host calls of one call: who calls, how deep and until when are fixed here."""
+        context = HostContext(
+            plugin_id=plugin_id,
+            services=services,
+            deadline=frame.deadline,
+            offered_files=frame.offered_files,
+            is_cancelled=lambda token: frame.chain.is_cancelled or self._table.is_token_cancelled(plugin_id, token),
+            run_command=lambda target, command, params: self._nested(context, target, command, params, frame),
+        )
+
+        def serve(function: str, payload: bytes) -> bytes:
+            known = HOST_FUNCTIONS.get(function)
+            if known is None:
+                raise Breach("it called a host function that it was not given")
+            answer = known.run(context, payload)
+            if frame.chain.is_cancelled:
+                raise Gone  # killed, or about to be: a cancelled chain goes no further
+            return answer
+
+        return serve
+
+    def _nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
+        """``host_plugin_command`` (SPEC section 9)."""
+        if target_id == caller.plugin_id:
+            raise ServiceError(f"plugin {target_id!r} cannot run a command of its own through the host")
+        target = self._table.get(target_id)
+        require_declared(target.manifest, command)
+        caller.require(Permission.EXECUTE_COMMANDS, f"{target_id}:{command}")
+        if frame.depth >= self._max_depth:
+            raise DepthLimitExceeded(target_id, self._max_depth)
+        return self.command(target, command, params, frame.nested())
+
+    def _lost(self, worker: Worker, plugin_id: str, export: str, frame: Frame, end: Exception) -> _WorkerLost:
+        """The worker is dead or has to die: kill it, and say why in the caller's terms."""
+        worker.process.kill()
+        if frame.chain.is_cancelled:
+            error: PluginError = (
+                SupervisorClosed(plugin_id) if self._is_closing else CallCancelled(plugin_id, f"{export!r}")
+            )
+            return _WorkerLost(error, counts=False)
+        match end:
+            case Silence():
+                # A caller that grants less than the default may simply have been impatient.
+                is_own_fault = frame.deadline.timeout_seconds >= self._call_timeout_seconds
+                timeout = CallTimeout(plugin_id, f"{export!r}", frame.deadline.timeout_seconds)
+                return _WorkerLost(timeout, counts=is_own_fault)
+            case GuestAbort():
+                return _WorkerLost(GuestTrap(plugin_id, export, str(end)), counts=False)
+            case Breach():
+                return _WorkerLost(WorkerCrashed(plugin_id, f"destroyed, {end}"), counts=True)
+            case _:
+                status = worker.process.exit_status()
+                crash = WorkerCrashed(plugin_id, str(status), signal=status.signal, exit_code=status.exit_code)
+                return _WorkerLost(crash, counts=True)
+
+
+def _failure(plugin_id: str, export: str, failed: Failed) -> Exception:
+    match failed.kind:
+        case FailureKind.MISSING:
+            return CommandNotFound(plugin_id, export)
+        case FailureKind.GUEST:
+            return CommandError(plugin_id, failed.text)
+        case FailureKind.LIMIT:
+            return _WorkerLost(ResourceLimitExceeded(plugin_id, failed.text), counts=False)
+        case _:
+            return _WorkerLost(GuestTrap(plugin_id, export, failed.text), counts=False)

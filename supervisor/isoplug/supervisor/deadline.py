@@ -1,0 +1,43 @@
+"""An instant by which something has to be over."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+
+from isoplug.shared.errors import InvalidArgument
+
+__all__ = ["MAX_TIMEOUT_SECONDS", "Deadline"]
+
+#: A day. Longer timeouts are mistakes of unit, and ``poll`` takes milliseconds in 32 bits.
+MAX_TIMEOUT_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """``at`` is an instant of ``time.monotonic``; ``timeout_seconds`` is how far off it was, for messages."""
+
+    at: float
+    timeout_seconds: float
+
+    @classmethod
+    def after(cls, timeout_seconds: float) -> Deadline:
+        """A deadline that many seconds from now. Raises InvalidArgument unless 0 < seconds <= one day."""
+        if not isinstance(timeout_seconds, (int, float)) or not 0 < timeout_seconds <= MAX_TIMEOUT_SECONDS:
+            raise InvalidArgument(
+                f"timeout must be a number of seconds above 0 and up to {MAX_TIMEOUT_SECONDS:g}, not {timeout_seconds!r}"
+            )
+        return cls(time.monotonic() + timeout_seconds, float(timeout_seconds))
+
+    @property
+    def has_passed(self) -> bool:
+        return time.monotonic() >= self.at
+
+    def remaining_seconds(self) -> float:
+        """Never negative."""
+        return max(0.0, self.at - time.monotonic())
+
+    def remaining_ms(self) -> int:
+        """Rounded up, so that a wait of this length does not end just before the deadline."""
+        return math.ceil(self.remaining_seconds() * 1000)

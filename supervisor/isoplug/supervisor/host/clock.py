@@ -1,0 +1,21 @@
+"""The time. Asked of the supervisor, because a locked-down worker has neither the host's time zone nor its files."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+
+from isoplug.supervisor.host.context import HostContext
+from isoplug.supervisor.host.registry import Nothing, host_function
+
+__all__: list[str] = []
+
+
+@host_function("host_get_timestamp", Nothing, refuse=None)
+def _timestamp(_context: HostContext, _: Nothing) -> str:
+    return str(time.time_ns() // 1_000_000)
+
+
+@host_function("host_get_now", Nothing, refuse=None)
+def _now(_context: HostContext, _: Nothing) -> str:
+    return datetime.now().astimezone().isoformat(timespec="seconds")

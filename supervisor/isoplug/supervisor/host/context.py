@@ -1,0 +1,51 @@
+"""Who is calling: what a host function knows about the call it serves. The supervisor looks it up, no frame carries it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from isoplug.shared.errors import ServiceError
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.host.services import Services
+from isoplug.supervisor.permissions import Permission, denial
+from isoplug.supervisor.workspace import FileSystem, WorkspacePath
+
+__all__ = ["HostContext"]
+
+
+@dataclass(frozen=True, slots=True)
+class HostContext:
+    """``run_command(plugin_id, command, params)`` is a nested command; ``is_cancelled(token)`` is cooperative cancelling."""
+
+    plugin_id: str
+    services: Services
+    deadline: Deadline
+    offered_files: Mapping[str, bytes]
+    is_cancelled: Callable[[str], bool]
+    run_command: Callable[[str, str, Any], Any]
+
+    def require(self, permission: Permission, target: str) -> None:
+        """Raises PermissionDenied unless the checker says allowed."""
+        decision = self.services.permissions.check(self.plugin_id, permission, target)
+        if not decision.is_allowed:
+            raise denial(self.plugin_id, permission, target, decision)
+
+    def allows(self, permission: Permission, target: str) -> bool:
+        return self.services.permissions.check(self.plugin_id, permission, target).is_allowed
+
+    @property
+    def filesystem(self) -> FileSystem:
+        if self.services.filesystem is None:
+            raise ServiceError("this host has no workspace", plugin_id=self.plugin_id)
+        return self.services.filesystem
+
+    def path(self, text: str) -> WorkspacePath:
+        """Raises ServiceError for everything that does not name something inside the workspace."""
+        return WorkspacePath.parse(text, self.services.workspace)
+
+    def check_deadline(self) -> None:
+        """For loops over many files: raises ServiceError when the call's time is up."""
+        if self.deadline.has_passed:
+            raise ServiceError("the call's time is up", plugin_id=self.plugin_id)

@@ -1,0 +1,172 @@
+"""How a host function is declared, and the one path every call of one takes.
+
+    @host_function("host_read_file", PathRequest, refuse=envelope)
+    def read_file(context: HostContext, request: PathRequest) -> bytes: ...
+
+The path: bound the input, parse it into the request's model, run the function, encode what it returns. Whatever goes
+wrong is answered in the function's own error form (``refuse``); a function without one aborts the guest's call with
+``GuestAbort``. Nothing else leaves here, whatever a guest sends and whatever a service raises.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self, TypeAlias, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isoplug.shared.errors import PermissionDenied, PluginError, ServiceError
+from isoplug.shared.limits import clip
+from isoplug.supervisor.host.context import HostContext
+from isoplug.supervisor.observe.logs import get_logger
+
+__all__ = [
+    "HOST_FUNCTIONS",
+    "NAME_BYTES",
+    "GuestAbort",
+    "HostFunction",
+    "Nothing",
+    "Refuse",
+    "Request",
+    "constant",
+    "envelope",
+    "error_string",
+    "host_function",
+    "to_json",
+]
+
+_log = get_logger(__name__)
+
+#: Largest input of a function that takes names, not contents.
+NAME_BYTES = 64 * 1024
+
+Refuse: TypeAlias = Callable[[str], bytes]
+
+
+class GuestAbort(Exception):
+    """The guest's call has to end here: its input makes no sense and the function has no way to say so."""
+
+
+class Request(BaseModel):
+    """Base of the requests: exact types, unknown fields ignored (newer guests may send more)."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Self:
+        """Raises ValidationError; pydantic's JSON parser bounds nesting and refuses broken UTF-8."""
+        return cls.model_validate_json(payload)
+
+
+class Nothing(Request):
+    """For functions that take no input: whatever was sent is not looked at."""
+
+    @classmethod
+    def parse(cls, _payload: bytes) -> Self:
+        return cls()
+
+
+_R = TypeVar("_R", bound=Request)
+
+
+@dataclass(frozen=True, slots=True)
+class HostFunction:
+    """One entry of the import table. ``is_notice``: the guest waits for nothing, the worker sends and goes on."""
+
+    name: str
+    request: type[Request]
+    function: Callable[[HostContext, Any], Any]
+    refuse: Refuse | None
+    max_input_bytes: int | None
+    is_notice: bool
+
+    def run(self, context: HostContext, payload: bytes) -> bytes:
+        """Answer one host call. Raises GuestAbort, and nothing else."""
+        try:
+            return _encode(self.function(context, self._parse(context, payload)))
+        except PermissionDenied as error:
+            _log.info("permission.denied", plugin=context.plugin_id, function=self.name, reason=str(error))
+            return self._fail(str(error))
+        except PluginError as error:
+            return self._fail(f"{self.name}: {error}")
+        except Exception:
+            _log.exception("host_function.failed", plugin=context.plugin_id, function=self.name)
+            return self._fail(f"{self.name}: internal error of the host")
+
+    def _parse(self, context: HostContext, payload: bytes) -> Any:
+        bound = context.services.frame_bytes if self.max_input_bytes is None else self.max_input_bytes
+        if len(payload) > bound:
+            raise ServiceError(f"malformed input: {len(payload)} bytes, the limit is {bound}")
+        try:
+            return self.request.parse(payload)
+        except ValidationError as error:
+            raise ServiceError(f"malformed input: {_first_problem(error)}") from error
+
+    def _fail(self, message: str) -> bytes:
+        if self.refuse is None:
+            raise GuestAbort(clip(message))
+        return self.refuse(clip(message))
+
+
+#: The import table of every guest, by name; the modules of this package fill it when they are imported.
+HOST_FUNCTIONS: dict[str, HostFunction] = {}
+
+
+def host_function(
+    name: str,
+    request: type[_R],
+    *,
+    refuse: Refuse | None,
+    max_input_bytes: int | None = NAME_BYTES,
+    is_notice: bool = False,
+) -> Callable[[Callable[[HostContext, _R], Any]], Callable[[HostContext, _R], Any]]:
+    """Register the decorated function as ``name``. It may return bytes, text, None (empty) or something for JSON, and
+    may raise any PluginError. ``max_input_bytes=None`` allows as much as a frame holds."""
+
+    def register(function: Callable[[HostContext, _R], Any]) -> Callable[[HostContext, _R], Any]:
+        assert name not in HOST_FUNCTIONS, name
+        HOST_FUNCTIONS[name] = HostFunction(name, request, function, refuse, max_input_bytes, is_notice)
+        return function
+
+    return register
+
+
+# --- error forms (SPEC section 5) ---------------------------------------------------------------------------------
+
+
+def error_string(message: str) -> bytes:
+    """A non-empty plain string; the empty one is success."""
+    return message.encode("utf-8", "replace")
+
+
+def envelope(message: str) -> bytes:
+    """``{"error":"..."}``: guests test for the prefix, so ``error`` comes first and there is no white space."""
+    return to_json({"error": message})
+
+
+def constant(answer: bytes) -> Refuse:
+    """The same answer whatever went wrong: the function shows a guest nothing of what it may not see."""
+    return lambda _message: answer
+
+
+def to_json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+
+
+def _encode(answer: Any) -> bytes:
+    if answer is None:
+        return b""
+    if isinstance(answer, bytes):
+        return answer
+    if isinstance(answer, str):
+        return answer.encode("utf-8", "replace")
+    return to_json(answer)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """Where and what, without the guest's value: it may be long, and it may be a secret."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    return f"{where}: {problem['msg']}" if where else problem["msg"]

@@ -1,0 +1,49 @@
+"""What host functions work with: one small Protocol a service, so that a host can put its own in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from isoplug.supervisor.permissions import Checker
+from isoplug.supervisor.storage import Storage
+from isoplug.supervisor.workspace import FileSystem, WorkspacePath
+
+__all__ = ["EventSink", "FileSource", "RuntimeContext", "Services"]
+
+
+class EventSink(Protocol):
+    """Receives what guests emit with ``host_emit_event``, and what they answer to ``set_config``."""
+
+    def emit(self, plugin_id: str, event_json: str) -> None:
+        """``event_json`` is any JSON text. Called in the thread of the guest's caller: return soon, do not raise."""
+
+
+class FileSource(Protocol):
+    """Files that the host offers to guests (``host_request_file``) beyond those offered with a call."""
+
+    def read(self, plugin_id: str, key: str) -> bytes | None:
+        """The bytes offered to ``plugin_id`` under ``key``, or None."""
+
+
+class RuntimeContext(Protocol):
+    """What ``host_get_runtime_context`` answers."""
+
+    def get(self, plugin_id: str) -> dict[str, Any]:
+        """A JSON object: ``server_url``, ``auth_token``, ``current_workspace`` (``{id, path, provider_links}``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that guests reach through their supervisor. ``filesystem`` is None when there is no workspace."""
+
+    permissions: Checker
+    storage: Storage
+    events: EventSink
+    files: FileSource
+    runtime_context: RuntimeContext
+    filesystem: FileSystem | None
+    root_index: WorkspacePath | None
+    workspace: str | None
+    storage_quota_bytes: int
+    frame_bytes: int

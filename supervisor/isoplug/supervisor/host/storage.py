@@ -1,0 +1,42 @@
+"""A plugin's private key-value storage."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from isoplug.shared.errors import ServiceError
+from isoplug.supervisor.host.context import HostContext
+from isoplug.supervisor.host.registry import Request, constant, error_string, host_function
+from isoplug.supervisor.permissions import Permission
+
+__all__: list[str] = []
+
+
+class _Get(Request):
+    key: str
+
+
+class _Set(Request):
+    key: str
+    data: str
+
+
+@host_function("host_storage_get", _Get, refuse=constant(b""))
+def _storage_get(context: HostContext, request: _Get) -> dict[str, str] | None:
+    context.require(Permission.PLUGIN_STORAGE, request.key)
+    value = context.services.storage.get(context.plugin_id, request.key)
+    return None if value is None else {"data": base64.b64encode(value).decode("ascii")}
+
+
+@host_function("host_storage_set", _Set, refuse=error_string, max_input_bytes=None)
+def _storage_set(context: HostContext, request: _Set) -> None:
+    context.require(Permission.PLUGIN_STORAGE, request.key)
+    try:
+        value = base64.b64decode(request.data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ServiceError(f"malformed input: data: not base64 ({error})") from error
+    quota_bytes = context.services.permissions.storage_quota_bytes(context.plugin_id)
+    if quota_bytes is None:
+        quota_bytes = context.services.storage_quota_bytes
+    context.services.storage.set(context.plugin_id, request.key, value, quota_bytes)

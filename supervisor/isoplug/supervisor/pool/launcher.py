@@ -1,0 +1,105 @@
+"""From a module's bytes to a worker that has loaded it: bind, fork, hello, load."""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from isoplug.shared.errors import CallTimeout, LoadError, SetupError, WorkerCrashed
+from isoplug.shared.limits import WorkerLimits
+from isoplug.shared.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence, open_context
+from isoplug.supervisor.pool.worker import Worker, WorkerProcess
+from isoplug.supervisor.pool.zygote import Zygote
+
+__all__ = ["Launcher", "make_runtime_dir"]
+
+#: The kernel allows 107 bytes for a socket's path; this leaves room for the worker's number.
+_RUNTIME_DIR_BYTES = 90
+
+
+def make_runtime_dir(candidates: Sequence[str | None]) -> Path:
+    """A new private (0700) folder for sockets in the first candidate that takes one with a short enough path."""
+    for base in candidates:
+        if not base or len(base.encode()) > _RUNTIME_DIR_BYTES - len("/isoplug-12345678"):
+            continue
+        try:
+            return Path(tempfile.mkdtemp(prefix="isoplug-", dir=base))
+        except OSError:
+            continue
+    raise SetupError(
+        "no place for the sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, not writable or longer than "
+        f"{_RUNTIME_DIR_BYTES} bytes; make one of them a writable folder with a short path"
+    )
+
+
+class Launcher:
+    """Thread-safe; one a supervisor. ``functions`` and ``notices`` are the import table of every guest."""
+
+    def __init__(
+        self, runtime_dir: Path, limits: WorkerLimits, functions: Sequence[str], notices: Sequence[str]
+    ) -> None:
+        self._runtime_dir = runtime_dir
+        self._limits = limits
+        self._functions = "\n".join(functions)
+        self._notices = "\n".join(notices)
+        self._context = open_context()
+        self._zygote = Zygote(runtime_dir)
+        self._numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def launch(self, wasm: bytes, plugin: str, deadline: Deadline) -> Worker:
+        """A worker that has compiled and instantiated ``wasm``; ``plugin`` is only for messages.
+
+        Raises LoadError (the module is at fault), WorkerCrashed, CallTimeout, SetupError (the machine is at fault).
+        """
+        socket_path = self._runtime_dir / f"w{next(self._numbers)}"
+        with self._lock:  # a context may make one socket at a time
+            link = Link(self._context, str(socket_path), self._limits.frame_bytes)
+        process: WorkerProcess | None = None
+        try:
+            process = self._zygote.fork(socket_path, self._limits, deadline)
+            link.watch(process.pidfd)
+            worker = Worker(process, link)
+            self._greet(worker, wasm, plugin, socket_path, deadline)
+        except BaseException as error:
+            if process is not None:
+                status = Worker(process, link).end()
+            else:
+                link.close()
+            socket_path.unlink(missing_ok=True)
+            match error:
+                case Silence():
+                    raise CallTimeout(plugin, "its start", deadline.timeout_seconds) from None
+                case Gone():
+                    raise WorkerCrashed(
+                        plugin, f"{status} while it started", signal=status.signal, exit_code=status.exit_code
+                    ) from None
+                case Breach():
+                    raise WorkerCrashed(plugin, f"destroyed, {error}") from None
+            raise
+        return worker
+
+    def _greet(self, worker: Worker, wasm: bytes, plugin: str, socket_path: Path, deadline: Deadline) -> None:
+        hello = worker.link.receive(deadline)
+        if hello != Hello(PROTOCOL):
+            raise Breach("it did not say hello")
+        socket_path.unlink()  # its only peer is connected: nobody else can be
+        worker.link.send(Load(wasm, self._functions, self._notices))
+        match worker.link.receive(deadline):
+            case Loaded():
+                return
+            case LoadFailed(reason):
+                raise LoadError(f"plugin {plugin!r} cannot be loaded: {reason}", plugin_id=plugin)
+            case _:
+                raise Breach("it did not answer whether it loaded")
+
+    def close(self) -> None:
+        self._zygote.close()
+        self._context.term()
+
+

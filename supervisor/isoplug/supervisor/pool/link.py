@@ -1,0 +1,100 @@
+"""The supervisor's door to ZeroMQ: the PAIR socket of one worker, and the two things one waits for there.
+
+House rules: sends never block, receives end at a deadline, and everything a worker can do wrong comes out as one of
+three exceptions. The socket may be used by any thread, one at a time; a lease is the lock that says which.
+"""
+
+from __future__ import annotations
+
+import select
+
+import zmq
+
+from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
+from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode
+from isoplug.supervisor.deadline import Deadline
+
+__all__ = ["Breach", "Gone", "Link", "Silence", "open_context"]
+
+#: After a worker's death its last frames may still be in libzmq's I/O thread; they get this long, in milliseconds.
+_LAST_WORDS_MS = 20
+
+
+class Silence(Exception):
+    """The deadline passed."""
+
+
+class Gone(Exception):
+    """The worker's process has ended."""
+
+
+class Breach(Exception):
+    """The worker broke the protocol; the text says how."""
+
+
+def open_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """One context a supervisor: one I/O thread serves all its workers."""
+    return zmq.Context(io_threads=1)
+
+
+class Link:
+    """Bound before the worker is forked; ``watch`` says whose death ends a wait."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], socket_path: str, frame_bytes: int) -> None:
+        self._socket = context.socket(zmq.PAIR)
+        self._socket.linger = 0
+        self._socket.maxmsgsize = frame_bytes + FRAME_OVERHEAD_BYTES
+        self._socket.bind(f"ipc://{socket_path}")
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._pidfd = -1
+
+    def watch(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        self._poller.register(pidfd, zmq.POLLIN)
+
+    def send(self, message: ToWorker) -> None:
+        """Raises Gone, or Breach when the worker does not read what it is sent."""
+        try:
+            self._socket.send(encode(message), zmq.NOBLOCK)
+        except zmq.Again:
+            if _is_readable(self._pidfd):
+                raise Gone from None
+            raise Breach("it does not read its socket") from None
+
+    def receive(self, deadline: Deadline) -> FromWorker:
+        """The next message. Raises Silence, Gone or Breach.
+
+        The deadline counts even while messages keep coming: a worker that floods is stopped like one that is silent.
+        """
+        remaining_ms = deadline.remaining_ms()
+        if not remaining_ms:
+            raise Silence
+        ready = self._poller.poll(remaining_ms)
+        if not ready:
+            raise Silence
+        if ready[0][0] is not self._socket and not self._socket.poll(_LAST_WORDS_MS):
+            raise Gone
+        return self._read()
+
+    def has_unread(self) -> bool:
+        """True when the worker sent something that nobody asked for."""
+        return bool(self._socket.poll(0))
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _read(self) -> FromWorker:
+        frame = self._socket.recv(zmq.NOBLOCK)
+        if self._socket.rcvmore:
+            raise Breach("it sent a message of several frames")
+        try:
+            return decode_from_worker(frame)
+        except MalformedMessage as error:
+            raise Breach(f"it sent {error}") from error
+
+
+def _is_readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))

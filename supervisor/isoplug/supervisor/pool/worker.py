@@ -1,0 +1,107 @@
+"""One worker: its process, its link, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from typing import NamedTuple
+
+from isoplug.shared.errors import WorkerCrashed
+from isoplug.shared.messages import Stop
+from isoplug.supervisor.pool.link import Breach, Gone, Link
+
+__all__ = ["ExitStatus", "Worker", "WorkerProcess"]
+
+#: How long the zygote may take to report an exit that the pidfd has already shown.
+_REPORT_SECONDS = 1.0
+
+
+class ExitStatus(NamedTuple):
+    """At most one is set; none when nobody can tell (the zygote died first)."""
+
+    signal: int | None = None
+    exit_code: int | None = None
+
+    @classmethod
+    def from_wait_status(cls, status: int) -> ExitStatus:
+        if os.WIFSIGNALED(status):
+            return cls(signal=os.WTERMSIG(status))
+        return cls(exit_code=os.WEXITSTATUS(status))
+
+    def __str__(self) -> str:
+        return WorkerCrashed.describe(self.signal, self.exit_code)
+
+
+class WorkerProcess:
+    """A child of the zygote, named by a pidfd: a pid may be reused, a pidfd means this process for ever."""
+
+    def __init__(self, pid: int, pidfd: int) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.exited: Future[ExitStatus] = Future()  # resolved by the zygote's report
+
+    @property
+    def is_alive(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return not poll.poll(0)
+
+    def kill(self) -> None:
+        try:
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it ended by itself just now
+
+    def exit_status(self, patience_seconds: float = _REPORT_SECONDS) -> ExitStatus:
+        try:
+            return self.exited.result(patience_seconds)
+        except FutureTimeout:
+            return ExitStatus()
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+
+
+class Worker:
+    """A process that has loaded one plugin. Whoever holds its lease may use ``link``; ``end`` is for the last one."""
+
+    def __init__(self, process: WorkerProcess, link: Link) -> None:
+        self.process = process
+        self.link = link
+        self.started_at = time.monotonic()
+        self.calls = 0
+        self._is_closed = False
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def is_fit(self) -> bool:
+        """Alive, and silent while nobody asked it anything."""
+        return self.process.is_alive and not self.link.has_unread()
+
+    def next_call(self) -> int:
+        self.calls += 1
+        return self.calls
+
+    def end(self, grace_seconds: float = 0.0) -> ExitStatus:
+        """Stop the process, politely for ``grace_seconds``, then by SIGKILL; free everything. Idempotent."""
+        if self._is_closed:
+            return self.process.exit_status(0)
+        self._is_closed = True
+        if grace_seconds > 0:
+            try:
+                self.link.send(Stop())
+            except (Gone, Breach):
+                pass
+            else:
+                self.process.exit_status(grace_seconds)
+        self.process.kill()
+        status = self.process.exit_status()
+        self.link.close()
+        self.process.close()
+        return status

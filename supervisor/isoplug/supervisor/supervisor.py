@@ -1,0 +1,526 @@
+"""The façade: one object that a host makes, uses from any thread, and closes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self, TypeAlias
+
+from pydantic import ValidationError
+
+from isoplug.shared.errors import (
+    CommandError,
+    CommandNotFound,
+    ConfigError,
+    InvalidArgument,
+    PluginError,
+    SetupError,
+    SupervisorClosed,
+)
+from isoplug.shared.limits import WorkerLimits
+from isoplug.supervisor.calls import CallRunner, Frame
+from isoplug.supervisor.calls.commands import parse_json
+from isoplug.supervisor.config import Config, describe_problems, load_config
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.events import Mailbox, encode_event
+from isoplug.supervisor.files import read_bounded, reason
+from isoplug.supervisor.host import (
+    HOST_FUNCTIONS,
+    EventSink,
+    FileSource,
+    LogSink,
+    NoOfferedFiles,
+    RuntimeContext,
+    Services,
+    WorkspaceContext,
+)
+from isoplug.supervisor.loader import Loader, PluginFiles
+from isoplug.supervisor.machine import check_platform
+from isoplug.supervisor.observe.logs import get_logger
+from isoplug.supervisor.observe.status import PluginStatus
+from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
+from isoplug.supervisor.plugins.manifest import Manifest, check_compatible
+from isoplug.supervisor.plugins.sidecar import read_config, write_config
+from isoplug.supervisor.plugins.table import Plugin, PluginTable
+from isoplug.supervisor.pool import Chain, Launcher, LeaseBook, Worker
+from isoplug.supervisor.pool.launcher import make_runtime_dir
+from isoplug.supervisor.state import state_dir_for
+from isoplug.supervisor.storage import SqliteStorage, Storage
+from isoplug.supervisor.workspace import (
+    FileSystem,
+    GuardedFilesystem,
+    RootIndex,
+    WorkspaceFilesystem,
+    WorkspacePath,
+    find_root_index,
+)
+
+__all__ = ["OfferedFiles", "Supervisor", "inspect"]
+
+_log = get_logger(__name__)
+
+#: Files offered with one call: key → content, or a path that is read when the call begins.
+OfferedFiles: TypeAlias = Mapping[str, "bytes | str | os.PathLike[str]"]
+
+
+class Supervisor:
+    """Loads every plugin of a folder, each into a process of its own, and calls them.
+
+    Args:
+        plugins_dir: the folder with one folder per plugin; None loads nothing (``load_plugin`` still works).
+        workspace: the folder that guests see as far as their rules allow; None: no workspace.
+        state_dir: where storage lives; by default a private folder per workspace under the user's data directory.
+        root_index: the file, relative to the workspace, whose front matter grants permissions; found by default.
+        app_version: what a plugin's ``min_app_version`` is compared with.
+        call_timeout: seconds a call may take when the caller says nothing.
+        config: everything else; the arguments above win over it.
+        filesystem, storage, permissions, events, files, runtime_context: a host's own services.
+
+    Raises:
+        SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.
+
+    Plugins that fail to load do not raise; see ``load_errors``. All methods may be called from any thread; a call runs
+    in its caller's thread and raises the errors of SPEC section 11. Use it as a context manager, or call ``close``.
+    """
+
+    def __init__(
+        self,
+        plugins_dir: str | os.PathLike[str] | None = None,
+        workspace: str | os.PathLike[str] | None = None,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        root_index: str | os.PathLike[str] | None = None,
+        app_version: str | None = None,
+        call_timeout: float | None = None,
+        config: Config | None = None,
+        filesystem: FileSystem | None = None,
+        storage: Storage | None = None,
+        permissions: Checker | None = None,
+        events: EventSink | None = None,
+        files: FileSource | None = None,
+        runtime_context: RuntimeContext | None = None,
+    ) -> None:
+        check_platform()
+        self._config = _configured(
+            config or Config(),
+            plugins_dir=plugins_dir,
+            workspace=workspace,
+            state_dir=state_dir,
+            root_index=root_index,
+            app_version=app_version,
+            call_timeout=call_timeout,
+        )
+        self._closing = threading.Lock()
+        self._is_closed = False
+        self._mailboxes: dict[str, Mailbox] = {}
+        with ExitStack() as cleanup:
+            folder = _existing_folder(self._config.workspace, "workspace")
+            plugins = _existing_folder(self._config.plugins_dir, "plugins_dir")
+            guarded, index = _guarded_filesystem(self._config, folder, plugins, filesystem, cleanup)
+            services = Services(
+                permissions=permissions or _default_checker(folder, index),
+                storage=storage or _default_storage(self._config, folder, plugins, cleanup),
+                events=events or LogSink(),
+                files=files or NoOfferedFiles(),
+                runtime_context=runtime_context or WorkspaceContext(folder),
+                filesystem=guarded,
+                root_index=index.path,
+                workspace=None if folder is None else str(folder),
+                storage_quota_bytes=self._config.limits.storage_quota,
+                frame_bytes=self._config.limits.frame,
+            )
+            if index.reason:
+                _log.warning("workspace.no_root_index", reason=index.reason)
+            self._services = services
+            self._table = PluginTable()
+            self._runner, self._loader = _engine(self._config, services, self._table, cleanup)
+            cleanup.callback(self._end_plugins)
+            self._load_errors = {} if plugins is None else self._loader.load_all(plugins)
+            for plugin in self._table.snapshot().values():
+                self._add_mailbox(plugin)
+            self._cleanup = cleanup.pop_all()
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
+        """A supervisor as ``path`` (TOML, see ``configs/default.toml``) describes; ``overrides`` are arguments of the
+        constructor. Raises SetupError that names file and key."""
+        return cls(config=load_config(Path(path)), **overrides)
+
+    # --- what is loaded -------------------------------------------------------------------------------------------
+
+    @property
+    def plugins(self) -> Mapping[str, Plugin]:
+        """The loaded plugins by id: ``id``, ``manifest``, ``status``."""
+        return MappingProxyType(dict(self._table.snapshot()))
+
+    @property
+    def load_errors(self) -> Mapping[str, PluginError]:
+        """What could not be loaded, by folder name."""
+        return MappingProxyType(self._load_errors)
+
+    def load_plugin(
+        self, wasm_path: str | os.PathLike[str], config_path: str | os.PathLike[str] | None = None
+    ) -> Plugin:
+        """Load one module outside a scan, with its sidecars beside it. Raises LoadError and the errors of a call."""
+        with self._runner.open_frame(self._runner.deadline(None)):  # closing waits for it, and refuses it afterwards
+            files = PluginFiles.beside(Path(wasm_path), None if config_path is None else Path(config_path))
+            plugin = self._loader.load_one(files)
+            self._add_mailbox(plugin)
+            return plugin
+
+    def unload(self, plugin_id: str) -> None:
+        """Let the plugin's call in progress finish (at most ``calls.shutdown_timeout``), send ``shutdown``, end its
+        worker. Raises PluginNotFound."""
+        plugin = self._table.remove(plugin_id)
+        self._mailboxes.pop(plugin_id).close()
+        self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def command(
+        self,
+        plugin_id: str,
+        command: str,
+        params: Any = None,
+        *,
+        timeout: float | None = None,
+        files: OfferedFiles | None = None,
+    ) -> Any:
+        """Run a declared command; its JSON ``data``.
+
+        Args:
+            params: anything JSON.
+            timeout: seconds for this call and everything it causes.
+            files: what the plugin may fetch with ``host_request_file`` during this call.
+
+        Raises:
+            PluginNotFound, CommandNotFound, InvalidArgument: nothing was sent.
+            CommandError, PermissionDenied, ConfigError: the guest's own answer.
+            GuestTrap, CallTimeout, WorkerCrashed, ResourceLimitExceeded: the call is lost, the worker replaced.
+            PluginQuarantined, SupervisorClosed: not now.
+        """
+        return self.command_in(None, self._runner.deadline(timeout), plugin_id, command, params, files)
+
+    def call(
+        self,
+        plugin_id: str,
+        export: str,
+        data: bytes = b"",
+        *,
+        timeout: float | None = None,
+        files: OfferedFiles | None = None,
+    ) -> bytes:
+        """Call any export with bytes; bytes come back. Raises as ``command``; a missing export is CommandNotFound."""
+        return self.call_in(None, self._runner.deadline(timeout), plugin_id, export, data, files)
+
+    def command_in(
+        self,
+        chain: Chain | None,
+        deadline: Deadline,
+        plugin_id: str,
+        command: str,
+        params: Any,
+        files: OfferedFiles | None,
+    ) -> Any:
+        """``command`` for ``aio``, which makes the chain and the deadline before a thread is free."""
+        plugin = self._plugin(plugin_id)
+        with self._runner.open_frame(deadline, self._read_offers(files), chain) as frame:
+            return self._runner.command(plugin, command, params, frame)
+
+    def call_in(
+        self,
+        chain: Chain | None,
+        deadline: Deadline,
+        plugin_id: str,
+        export: str,
+        data: bytes,
+        files: OfferedFiles | None,
+    ) -> bytes:
+        """``call`` for ``aio``."""
+        plugin = self._plugin(plugin_id)
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise InvalidArgument(f"data must be bytes, not {type(data).__name__}; encode text first")
+        if not isinstance(export, str) or not export:
+            raise InvalidArgument("export must be the name of a function that the guest exports")
+        with self._runner.open_frame(deadline, self._read_offers(files), chain) as frame:
+            return self._runner.call(plugin, export, bytes(data), frame)
+
+    def cancel(self, plugin_id: str, token: str) -> None:
+        """``host_is_cancelled`` answers true for this token from now on. Raises PluginNotFound."""
+        self._table.cancel_token(plugin_id, token)
+
+    @property
+    def async_threads(self) -> int:
+        """For ``aio``: how many calls may run at once."""
+        return self._config.calls.async_threads
+
+    def new_chain(self) -> Chain:
+        """For ``aio``: a handle to cancel a call by, from another thread."""
+        return self._runner.new_chain()
+
+    def deadline(self, timeout: float | None) -> Deadline:
+        """For ``aio``: the deadline of a call that begins now."""
+        return self._runner.deadline(timeout)
+
+    # --- events ---------------------------------------------------------------------------------------------------
+
+    def emit(self, event_type: str, payload: Mapping[str, Any] | None = None) -> int:
+        """Queue an event for every plugin with the capability for it; returns how many took it. Never waits for a guest.
+
+        ``workspace_root`` of workspace events is filled in when it is missing. Raises InvalidArgument, SupervisorClosed.
+        """
+        if self._is_closed:
+            raise SupervisorClosed
+        payload = dict(payload or {})
+        if event_type.startswith("workspace_"):
+            payload.setdefault("workspace_root", self._services.workspace)
+        capability, event = encode_event(event_type, payload)
+        receivers = [p.id for p in self._table.snapshot().values() if capability in p.manifest.capabilities]
+        return sum(self._mailboxes[plugin_id].post(event) for plugin_id in receivers if plugin_id in self._mailboxes)
+
+    def flush_events(self, timeout: float | None = None) -> bool:
+        """Wait until all events emitted so far have been handled; False when that takes longer than ``timeout``."""
+        deadline = self._runner.deadline(timeout)
+        return all([mailbox.flush(deadline) for mailbox in tuple(self._mailboxes.values())])
+
+    # --- configuration --------------------------------------------------------------------------------------------
+
+    def get_config(self, plugin_id: str) -> Any:
+        """The guest's own answer when it exports ``get_config``, else its sidecar; ``{}`` when there is neither."""
+        plugin = self._plugin(plugin_id)
+        with self._runner.open_frame(self._runner.deadline(None)) as frame:
+            try:
+                return parse_json(plugin_id, self._runner.call(plugin, "get_config", b"", frame))
+            except CommandNotFound:
+                return read_config(plugin.config_path, plugin_id) or {}
+
+    def set_config(self, plugin_id: str, config: dict[str, Any]) -> None:
+        """Write the sidecar, then tell the guest. Raises ConfigError when it cannot be written or the guest refuses it
+        (it is written all the same, as it is what the person asked for)."""
+        plugin = self._plugin(plugin_id)
+        if not isinstance(config, dict):
+            raise InvalidArgument(f"config must be a dict, not {type(config).__name__}")
+        with self._runner.open_frame(self._runner.deadline(None)) as frame, plugin.config_lock:
+            write_config(plugin.config_path, config, plugin_id)
+            try:
+                self._loader.apply_config(
+                    plugin_id, plugin.config_path, lambda data: self._tell_config(plugin, data, frame), config
+                )
+            except CommandError as error:
+                raise ConfigError(plugin_id, str(error)) from error
+
+    # --- operations -----------------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, PluginStatus]:
+        """A snapshot of every plugin, by id."""
+        return {plugin_id: plugin.status for plugin_id, plugin in self._table.snapshot().items()}
+
+    def reset(self, plugin_id: str) -> None:
+        """Forget the plugin's failures; a quarantined or waiting one is started at once. Raises PluginNotFound."""
+        self._plugin(plugin_id).pool.reset()
+
+    def close(self) -> None:
+        """Drain: refuse new calls, let those in progress finish (at most ``calls.shutdown_timeout``), send guests
+        ``shutdown``, end all processes. Idempotent."""
+        with self._closing:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        deadline = Deadline.after(self._config.calls.shutdown_timeout)
+        for mailbox in tuple(self._mailboxes.values()):
+            mailbox.flush(deadline)
+            mailbox.close()
+        self._runner.drain(deadline)
+        self._cleanup.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _plugin(self, plugin_id: str) -> Plugin:
+        if self._is_closed:
+            raise SupervisorClosed(plugin_id)
+        return self._table.get(plugin_id)
+
+    def _add_mailbox(self, plugin: Plugin) -> None:
+        def deliver(event: bytes) -> None:
+            with self._runner.open_frame(self._runner.deadline(None)) as frame:
+                try:
+                    self._runner.call(plugin, "on_event", event, frame)
+                except CommandNotFound:
+                    return  # it declares the capability and exports no handler
+
+        self._mailboxes[plugin.id] = Mailbox(plugin.id, deliver, self._config.limits.event_queue)
+
+    def _tell_config(self, plugin: Plugin, data: bytes, frame: Frame) -> bytes:
+        try:
+            return self._runner.call(plugin, "set_config", data, frame)
+        except CommandNotFound:
+            return b""
+
+    def _read_offers(self, files: OfferedFiles | None) -> dict[str, bytes]:
+        return {key: _offer(key, value, self._config.limits.frame) for key, value in (files or {}).items()}
+
+    def _end_plugins(self) -> None:
+        deadline = Deadline.after(self._config.calls.shutdown_timeout)
+        for plugin in self._table.snapshot().values():
+            self._end_plugin(plugin, deadline)
+
+    def _end_plugin(self, plugin: Plugin, deadline: Deadline) -> None:
+        def farewell(worker: Worker) -> None:
+            frame = Frame(self._runner.new_chain(), Deadline.after(max(0.1, deadline.remaining_seconds())))
+            try:
+                self._runner.call_starting(worker, plugin.id, "shutdown", b"{}", frame)
+            except CommandNotFound:
+                pass
+            except PluginError as error:
+                _log.warning("plugin.shutdown_failed", plugin=plugin.id, reason=str(error))
+
+        plugin.pool.close(deadline, farewell)
+
+
+def inspect(wasm_path: str | os.PathLike[str], *, app_version: str | None = None) -> Manifest:
+    """The manifest of a module, without a workspace and with every permission denied.
+
+    An incompatible version is logged as a warning, it does not fail. Raises LoadError, SetupError and the errors of a
+    call.
+    """
+    check_platform()
+    config = _configured(Config(), app_version=app_version)
+    services = Services(
+        permissions=DenyAll(),
+        storage=_NoStorage(),
+        events=LogSink(),
+        files=NoOfferedFiles(),
+        runtime_context=WorkspaceContext(None),
+        filesystem=None,
+        root_index=None,
+        workspace=None,
+        storage_quota_bytes=0,
+        frame_bytes=config.limits.frame,
+    )
+    with ExitStack() as cleanup:
+        _, loader = _engine(config, services, PluginTable(), cleanup)
+        manifest = loader.inspect(Path(wasm_path))
+    try:
+        check_compatible(manifest, config.app_version)
+    except PluginError as error:
+        _log.warning("plugin.incompatible", plugin=manifest.id, reason=str(error))
+    return manifest
+
+
+# --- putting a supervisor together ------------------------------------------------------------------------------------
+
+
+def _configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
+    """``config`` with the arguments that were given. Raises SetupError that names what is wrong."""
+    changes = {
+        name: Path(value) if isinstance(value, (str, os.PathLike)) and name != "app_version" else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+    if call_timeout is not None:
+        changes["calls"] = {**dict(config.calls), "timeout": call_timeout}
+    try:
+        return config.override(**changes)
+    except ValidationError as error:
+        raise SetupError("; ".join(describe_problems(error))) from error
+
+
+def _existing_folder(folder: Path | None, argument: str) -> Path | None:
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise SetupError(f"{argument}: {folder} is not a folder; make it, or name another")
+    return folder.resolve()
+
+
+def _guarded_filesystem(
+    config: Config, workspace: Path | None, plugins: Path | None, own: FileSystem | None, cleanup: ExitStack
+) -> tuple[FileSystem | None, RootIndex]:
+    filesystem = own
+    if filesystem is None and workspace is not None:
+        # A plugins folder inside the workspace is closed to writes: whoever changes a module has its permissions.
+        confined = WorkspaceFilesystem(workspace, closed_to_writes=[plugins] if plugins is not None else [])
+        cleanup.callback(confined.close)
+        filesystem = confined
+    if filesystem is None:
+        return None, RootIndex(None)
+    named = None if config.root_index is None else WorkspacePath.parse(str(config.root_index), workspace)
+    index = find_root_index(filesystem, named)
+    return GuardedFilesystem(filesystem, index), index
+
+
+def _default_checker(workspace: Path | None, index: RootIndex) -> Checker:
+    return DenyAll() if workspace is None else Frontmatter(workspace, index)
+
+
+def _default_storage(config: Config, workspace: Path | None, plugins: Path | None, cleanup: ExitStack) -> Storage:
+    if workspace is None and plugins is None and config.state_dir is None:
+        return _NoStorage()
+    storage = SqliteStorage(state_dir_for(workspace, plugins, config.state_dir) / "storage.sqlite3")
+    cleanup.callback(storage.close)
+    return storage
+
+
+def _engine(
+    config: Config, services: Services, table: PluginTable, cleanup: ExitStack
+) -> tuple[CallRunner, Loader]:
+    """What runs calls and what starts workers, over one runtime folder and one zygote."""
+    limits = WorkerLimits(
+        wasm_memory_bytes=config.limits.wasm_memory,
+        process_memory_bytes=config.limits.process_memory,
+        open_files=config.limits.open_files,
+        frame_bytes=config.limits.frame,
+    )
+    notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
+    functions = [name for name in HOST_FUNCTIONS if name not in notices]
+    runtime_dir = make_runtime_dir([os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"])
+    launcher = Launcher(runtime_dir, limits, functions, notices)
+    cleanup.callback(launcher.close)
+    book = LeaseBook()
+    runner = CallRunner(
+        table, services, book, call_timeout_seconds=config.calls.timeout, max_depth=config.calls.max_depth
+    )
+    return runner, Loader(launcher, runner, table, services, book, config)
+
+
+class _NoStorage:
+    """For a host that has neither workspace nor plugins folder: nothing says where state should live."""
+
+    def get(self, plugin_id: str, key: str) -> bytes | None:
+        raise _no_storage(plugin_id)
+
+    def set(self, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:
+        raise _no_storage(plugin_id)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _no_storage(plugin_id: str) -> SetupError:
+    return SetupError("this supervisor has no storage; give it state_dir= or a workspace", plugin_id=plugin_id)
+
+
+def _offer(key: str, value: bytes | str | os.PathLike[str], bound_bytes: int) -> bytes:
+    if isinstance(value, bytes):
+        content = value
+    else:
+        try:
+            content = read_bounded(Path(value), bound_bytes)
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"the file offered as {key!r} cannot be read: {reason(error)}") from error
+    if len(content) > bound_bytes:
+        raise InvalidArgument(f"the file offered as {key!r} has {len(content)} bytes, the limit is {bound_bytes}")
+    return content

@@ -1,0 +1,90 @@
+"""From import table to host functions: every stub forwards bytes to the supervisor and returns its answer.
+
+A stub decides nothing. It never raises either: Extism prints and swallows an exception of a host function, the guest
+gets offset 0 and *the call succeeds*, so a failure would turn into an empty answer, which many functions use for
+success. What cannot be answered is remembered in ``Courier.broken``; from then on the guest gets nothing more from the
+host, and when its call ends the remembered failure is what the supervisor hears.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import extism
+
+from isoplug.shared.messages import Answer, HostCall, Notice
+from isoplug.worker.link import Link
+
+__all__ = ["Courier", "register"]
+
+_NAMESPACE = "extism:host/user"
+_SIGNATURE = ([extism.ValType.I64], [extism.ValType.I64])
+
+#: Exit code of a worker whose supervisor answered something else than the protocol allows.
+EXIT_PROTOCOL = 70
+
+
+class Courier:
+    """Carries the host calls of the call under way; one per worker, used by its one thread."""
+
+    def __init__(self, link: Link, frame_bytes: int) -> None:
+        self._link = link
+        self._frame_bytes = frame_bytes
+        self._call = 0
+        self._sequence = 0
+        self.broken: str | None = None
+
+    def begin(self, call: int) -> None:
+        self._call, self._sequence, self.broken = call, 0, None
+
+    def ask(self, function: str, payload: bytes) -> bytes:
+        """Send one host call and wait for its answer."""
+        self._sequence += 1
+        self._link.send(HostCall(self._call, self._sequence, function, payload))
+        answer = self._link.receive()
+        if not isinstance(answer, Answer) or (answer.call, answer.sequence) != (self._call, self._sequence):
+            os._exit(EXIT_PROTOCOL)
+        return answer.payload
+
+    def tell(self, function: str, payload: bytes) -> bytes:
+        """Send one host call that nobody answers."""
+        self._link.send(Notice(self._call, function, payload))
+        return b""
+
+    def serve(self, plugin: Any, inputs: Any, outputs: Any, function: str, carry: Callable[[str, bytes], bytes]) -> None:
+        """One host call of the guest, from its memory and back into it."""
+        outputs[0].value = 0
+        if self.broken is not None:
+            return
+        memory = plugin.memory_at_offset(inputs[0])
+        if memory.length > self._frame_bytes:
+            self.broken = f"{function}: input of {memory.length} bytes is over the limit of {self._frame_bytes}"
+            return
+        answer = carry(function, bytes(plugin.memory(memory)) if memory.length else b"")
+        if not answer:
+            return
+        room = plugin.alloc(len(answer))
+        if not room.offset:
+            self.broken = f"{function}: the answer of {len(answer)} bytes does not fit into the guest's memory"
+            return
+        plugin.memory(room)[:] = answer
+        outputs[0].value = room.offset
+
+
+def register(courier: Courier, functions: list[str], notices: list[str]) -> list[Any]:
+    """Make Extism host functions of the import table. Once per process: Extism keeps them in a process-wide list."""
+    carriers = [(name, courier.ask) for name in functions] + [(name, courier.tell) for name in notices]
+    return [_stub(courier, name, carry) for name, carry in carriers]
+
+
+def _stub(courier: Courier, function: str, carry: Callable[[str, bytes], bytes]) -> Any:
+    @extism.host_fn(name=function, namespace=_NAMESPACE, signature=_SIGNATURE)
+    def stub(plugin: Any, inputs: Any, outputs: Any, *_: Any) -> None:
+        try:
+            courier.serve(plugin, inputs, outputs, function, carry)
+        except Exception as error:  # noqa: BLE001  Extism would swallow it and let the guest go on
+            courier.broken = f"{function}: {type(error).__name__}: {error}"
+
+    return stub
