@@ -186,9 +186,9 @@ class GuestTrap(PluginError):
 
     code = "guest_trap"
 
-    def __init__(self, plugin_id: str, export: str, trap: str) -> None:
-        super().__init__(f"plugin {plugin_id!r} trapped in {export!r}: {trap}", plugin_id=plugin_id)
-        self.export, self.trap = export, trap
+    def __init__(self, plugin_id: str, doing: str, trap: str) -> None:
+        super().__init__(f"plugin {plugin_id!r} trapped in {doing}: {trap}", plugin_id=plugin_id)
+        self.trap = trap
 
 
 class ResourceLimitExceeded(PluginError):
@@ -285,8 +285,8 @@ class CallTimeout(PluginError):
 
     def __init__(self, plugin_id: str, doing: str, timeout_seconds: float, *, was_delivered: bool = True) -> None:
         super().__init__(
-            f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; give it a longer timeout= if "
-            "the work is honest",
+            f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; if it needs more, give the call a "
+            "longer timeout",
             plugin_id=plugin_id,
         )
         self.timeout_seconds = timeout_seconds
@@ -300,4 +300,4 @@ class CallCancelled(PluginError):
     code = "call_cancelled"
 
     def __init__(self, plugin_id: str, doing: str) -> None:
-        super().__init__(f"the call of {doing} in plugin {plugin_id!r} was cancelled", plugin_id=plugin_id)
+        super().__init__(f"{doing} of plugin {plugin_id!r} was cancelled", plugin_id=plugin_id)

@@ -51,9 +51,7 @@ def write_atomically(path: Path, data: bytes, *, new_mode: int = 0o600) -> None:
     and the old content.
     """
     temporary = path.parent / f".isoplug-{secrets.token_hex(8)}.tmp"
-    descriptor = os.open(
-        temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-    )
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
             os.fchmod(descriptor, _mode_to_keep(path, new_mode))

@@ -223,8 +223,9 @@ class Loader:
                 self.apply_config(
                     plugin_id, config_path, lambda data: self._call_first(worker, plugin_id, "set_config", data, frame), config
                 )
-            root = {"workspace_root": self._services.workspace}
-            self._call_first(worker, plugin_id, "init", to_bytes(root, "workspace_root"), frame)
+            workspace = self._services.workspace
+            start = {"workspace_root": None if workspace is None else str(workspace)}
+            self._call_first(worker, plugin_id, "init", to_bytes(start, "workspace_root"), frame)
         except CommandError as error:
             _log.warning("plugin.start_refused", plugin=plugin_id, reason=str(error))
 

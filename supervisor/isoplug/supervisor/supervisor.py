@@ -130,7 +130,7 @@ class Supervisor:
                 runtime_context=runtime_context or WorkspaceContext(folder),
                 filesystem=guarded,
                 root_index=index.path,
-                workspace=None if folder is None else str(folder),
+                workspace=folder,
                 storage_quota_bytes=self._config.limits.storage_quota,
                 frame_bytes=self._config.limits.frame,
             )
@@ -278,7 +278,7 @@ class Supervisor:
             raise SupervisorClosed
         payload = dict(payload or {})
         if event_type.startswith("workspace_"):
-            payload.setdefault("workspace_root", self._services.workspace)
+            payload.setdefault("workspace_root", self._workspace_text())
         capability, event = encode_event(event_type, payload)
         receivers = [p.id for p in self._table.snapshot().values() if capability in p.manifest.capabilities]
         return sum(self._mailboxes[plugin_id].post(event) for plugin_id in receivers if plugin_id in self._mailboxes)
@@ -347,6 +347,9 @@ class Supervisor:
         self.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _workspace_text(self) -> str | None:
+        return None if self._services.workspace is None else str(self._services.workspace)
 
     def _plugin(self, plugin_id: str) -> Plugin:
         if self._is_closed:

@@ -80,11 +80,10 @@ def register(courier: Courier, functions: list[str], notices: list[str]) -> list
 
 
 def _stub(courier: Courier, function: str, carry: Callable[[str, bytes], bytes]) -> Any:
-    @extism.host_fn(name=function, namespace=_NAMESPACE, signature=_SIGNATURE)
     def stub(plugin: Any, inputs: Any, outputs: Any, *_: Any) -> None:
         try:
             courier.serve(plugin, inputs, outputs, function, carry)
         except Exception as error:  # noqa: BLE001  Extism would swallow it and let the guest go on
             courier.broken = f"{function}: {type(error).__name__}: {error}"
 
-    return stub
+    return extism.host_fn(name=function, namespace=_NAMESPACE, signature=_SIGNATURE)(stub)

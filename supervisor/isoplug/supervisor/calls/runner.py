@@ -35,11 +35,12 @@ __all__ = ["CallRunner"]
 
 
 class _WorkerLost(Exception):
-    """A call ended and took its worker with it: what the caller gets, and whether it is the plugin's fault."""
+    """A call ended and took its worker with it: what the caller gets, the cause in a few words for the status, and
+    whether it is the plugin's fault."""
 
-    def __init__(self, error: PluginError, *, counts: bool) -> None:
-        super().__init__(str(error))
-        self.error, self.counts = error, counts
+    def __init__(self, error: PluginError, cause: str, *, counts: bool) -> None:
+        super().__init__(cause)
+        self.error, self.cause, self.counts = error, cause, counts
 
 
 class CallRunner:
@@ -99,19 +100,22 @@ class CallRunner:
         require_declared(plugin.manifest, command)
         request = encode_request(command, params)
         try:
-            output = self.call(plugin, "handle_command", request, frame)
+            output = self.call(plugin, "handle_command", request, frame, doing=f"command {command!r}")
         except CommandNotFound:
             raise CommandNotFound(plugin.id, command) from None  # declared, but the guest has no handle_command
         return decode_answer(plugin.id, command, output)
 
-    def call(self, plugin: Plugin, export: str, data: bytes, frame: Frame) -> bytes:
-        """One call in a leased worker. Raises what SPEC section 11 lists; afterwards the worker is back or replaced."""
+    def call(self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None = None) -> bytes:
+        """One call in a leased worker; ``doing`` says in messages what it is, by default the export.
+
+        Raises what SPEC section 11 lists; afterwards the worker is back or replaced.
+        """
         with plugin.counters.counting():
             lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
             try:
-                output = self.call_in(lease.worker, plugin.id, export, data, frame)
+                output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
             except _WorkerLost as lost:
-                lease.discard(str(lost), counts=lost.counts)
+                lease.discard(lost.cause, counts=lost.counts)
                 raise lost.error from None
             except PluginError:  # the guest said no, in good order
                 lease.release()
@@ -131,30 +135,38 @@ class CallRunner:
         anything else the worker is unusable and its owner has to end it.
         """
         try:
-            return self.call_in(worker, plugin_id, export, data, frame, services)
+            return self._call_in(worker, plugin_id, export, data, frame, services or self._services)
         except _WorkerLost as lost:
             raise lost.error from None
 
-    def call_in(
-        self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, services: Services | None = None
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _call_in(
+        self,
+        worker: Worker,
+        plugin_id: str,
+        export: str,
+        data: bytes,
+        frame: Frame,
+        services: Services,
+        doing: str | None = None,
     ) -> bytes:
         if len(data) > self._services.frame_bytes:
             raise ResourceLimitExceeded(
                 plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, "see limits.frame"
             )
-        serve = self._server(plugin_id, frame, services or self._services)
+        doing = doing or f"export {export!r}"
+        serve = self._server(plugin_id, frame, services)
         outer = frame.chain.enter(worker)
         try:
             outcome = exchange(worker, export, data, frame.deadline, serve)
         except (Silence, Gone, Breach, GuestAbort) as end:
-            raise self._lost(worker, plugin_id, export, frame, end) from None
+            raise self._lost(worker, plugin_id, doing, frame, end) from None
         finally:
             frame.chain.leave(outer)
         if isinstance(outcome, Failed):
-            raise _failure(plugin_id, export, outcome)
+            raise _failure(plugin_id, export, doing, outcome)
         return outcome.output
-
-    # --- inside ---------------------------------------------------------------------------------------------------
 
     def _server(self, plugin_id: str, frame: Frame, services: Services) -> Callable[[str, bytes], bytes]:
         """Answers the host calls of one call: who calls, how deep and until when are fixed here."""
@@ -189,37 +201,38 @@ class CallRunner:
             raise DepthLimitExceeded(target_id, self._max_depth)
         return self.command(target, command, params, frame.nested())
 
-    def _lost(self, worker: Worker, plugin_id: str, export: str, frame: Frame, end: Exception) -> _WorkerLost:
+    def _lost(self, worker: Worker, plugin_id: str, doing: str, frame: Frame, end: Exception) -> _WorkerLost:
         """The worker is dead or has to die: kill it, and say why in the caller's terms."""
         worker.process.kill()
         if frame.chain.is_cancelled:
-            error: PluginError = (
-                SupervisorClosed(plugin_id) if self._is_closing else CallCancelled(plugin_id, f"{export!r}")
-            )
-            return _WorkerLost(error, counts=False)
+            error = SupervisorClosed(plugin_id) if self._is_closing else CallCancelled(plugin_id, doing)
+            return _WorkerLost(error, f"{doing} was cancelled", counts=False)
         match end:
             case Silence():
+                seconds = frame.deadline.timeout_seconds
                 # A caller that grants less than the default may simply have been impatient.
-                is_own_fault = frame.deadline.timeout_seconds >= self._call_timeout_seconds
-                timeout = CallTimeout(plugin_id, f"{export!r}", frame.deadline.timeout_seconds)
-                return _WorkerLost(timeout, counts=is_own_fault)
+                is_own_fault = seconds >= self._call_timeout_seconds
+                timeout = CallTimeout(plugin_id, doing, seconds)
+                return _WorkerLost(timeout, f"{doing} took longer than {seconds:g} s", counts=is_own_fault)
             case GuestAbort():
-                return _WorkerLost(GuestTrap(plugin_id, export, str(end)), counts=False)
+                return _WorkerLost(GuestTrap(plugin_id, doing, str(end)), f"{doing}: {end}", counts=False)
             case Breach():
-                return _WorkerLost(WorkerCrashed(plugin_id, f"destroyed, {end}"), counts=True)
+                cause = f"destroyed, {end}"
+                return _WorkerLost(WorkerCrashed(plugin_id, cause), cause, counts=True)
             case _:
                 status = worker.process.exit_status()
                 crash = WorkerCrashed(plugin_id, str(status), signal=status.signal, exit_code=status.exit_code)
-                return _WorkerLost(crash, counts=True)
+                return _WorkerLost(crash, f"{status} during {doing}", counts=True)
 
 
-def _failure(plugin_id: str, export: str, failed: Failed) -> Exception:
+def _failure(plugin_id: str, export: str, doing: str, failed: Failed) -> Exception:
     match failed.kind:
         case FailureKind.MISSING:
             return CommandNotFound(plugin_id, export)
         case FailureKind.GUEST:
-            return CommandError(plugin_id, failed.text)
+            return CommandError(plugin_id, failed.text or f"{doing} failed without a reason")
         case FailureKind.LIMIT:
-            return _WorkerLost(ResourceLimitExceeded(plugin_id, failed.text), counts=False)
+            error: PluginError = ResourceLimitExceeded(plugin_id, failed.text)
         case _:
-            return _WorkerLost(GuestTrap(plugin_id, export, failed.text), counts=False)
+            error = GuestTrap(plugin_id, doing, failed.text)
+    return _WorkerLost(error, f"{doing}: {failed.text.partition(':')[0]}", counts=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from isoplug.supervisor.permissions import Checker
@@ -44,6 +45,6 @@ class Services:
     runtime_context: RuntimeContext
     filesystem: FileSystem | None
     root_index: WorkspacePath | None
-    workspace: str | None
+    workspace: Path | None
     storage_quota_bytes: int
     frame_bytes: int

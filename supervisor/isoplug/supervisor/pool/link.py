@@ -17,7 +17,7 @@ from isoplug.supervisor.deadline import Deadline
 __all__ = ["Breach", "Gone", "Link", "Silence", "open_context"]
 
 #: After a worker's death its last frames may still be in libzmq's I/O thread; they get this long, in milliseconds.
-_LAST_WORDS_MS = 20
+_LAST_WORDS_MS = 5
 
 
 class Silence(Exception):

@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from tenacity import RetryCallState, wait_exponential_jitter
+from tenacity import RetryCallState, wait_exponential, wait_random
 
 __all__ = ["Decision", "Quarantine", "Restart", "RestartBudget", "RestartPolicy"]
 
@@ -48,11 +48,9 @@ class RestartBudget:
     def __init__(self, policy: RestartPolicy) -> None:
         self._policy = policy
         self._failures: deque[float] = deque()
-        self._backoff = wait_exponential_jitter(
-            initial=policy.backoff_initial_seconds,
-            max=policy.backoff_max_seconds,
-            jitter=policy.backoff_jitter_seconds,
-        )
+        self._backoff = wait_exponential(
+            multiplier=policy.backoff_initial_seconds, max=policy.backoff_max_seconds
+        ) + wait_random(0, policy.backoff_jitter_seconds)
 
     def on_failure(self, now: float, *, lived_seconds: float, calls: int) -> Decision:
         """A worker ended by its own fault at ``now`` (monotonic seconds), having served ``calls``."""

@@ -1,0 +1,240 @@
+"""``isoplug inspect | list | call | event | demo``."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:  # what is imported here costs every ``--help`` its time, so commands import what they need
+    from isoplug.supervisor.supervisor import Supervisor
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Entry point of the ``isoplug`` script."""
+    cli(prog_name="isoplug")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 success, 1 the command failed, 2 usage, 3 permission denied, 4 timeout, 5 worker crashed or "
+    "quarantined, 6 load failure.",
+)
+@click.version_option(version("isoplug"), prog_name="isoplug")
+def cli() -> None:
+    """Run other people's WebAssembly plugins, each in a process of its own.
+
+    \b
+    Examples:
+      isoplug demo
+      isoplug inspect plugins/words/plugin.wasm
+      isoplug list --plugins plugins --workspace journal
+      isoplug call diaryx.words count --plugins plugins --workspace journal
+      isoplug call diaryx.daily today --params '{"text": "Rain."}' --config isoplug.toml
+      isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
+    """
+
+
+def _reporting(command: Callable[..., None], quiet: str = "WARNING") -> Callable[..., None]:
+    """Typed errors become one line on stderr and their exit code; logs go there too, from the level ``quiet`` on."""
+
+    @functools.wraps(command)
+    def run(*args: Any, verbose: int, **kwargs: Any) -> None:
+        from isoplug.shared.errors import PluginError
+        from isoplug.supervisor.cli.exits import exit_code
+        from isoplug.supervisor.observe.logs import to_stderr
+
+        to_stderr((quiet, "INFO", "DEBUG")[min(verbose, 2)])
+        try:
+            command(*args, **kwargs)
+        except PluginError as error:
+            click.secho(f"isoplug: {error.code}: {_printable(str(error))}", fg="red", err=True)
+            sys.exit(exit_code(error))
+
+    return click.option("-v", "--verbose", count=True, help="Log more to stderr; twice for debug.")(run)
+
+
+def _supervising(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of every command that loads plugins; the command gets the supervisor."""
+
+    @functools.wraps(command)
+    def run(
+        *args: Any,
+        plugins: Path | None,
+        workspace: Path | None,
+        state: Path | None,
+        root_index: str | None,
+        config: Path | None,
+        **kwargs: Any,
+    ) -> None:
+        from isoplug.supervisor.config import Config, load_config
+        from isoplug.supervisor.supervisor import Supervisor
+
+        settings = load_config(config) if config is not None else Config()
+        if plugins is None and settings.plugins_dir is None:
+            raise click.UsageError("no plugins: give --plugins DIR, or a --config FILE with plugins_dir")
+        with Supervisor(plugins, workspace, state_dir=state, root_index=root_index, config=settings) as supervisor:
+            command(supervisor, *args, **kwargs)
+
+    options = (
+        click.option("--plugins", type=click.Path(path_type=Path), metavar="DIR", help="Folder with a folder per plugin."),
+        click.option("--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder that plugins see."),
+        click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder for plugin storage."),
+        click.option("--root-index", metavar="FILE", help="The file, in the workspace, that grants permissions."),
+        click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration (TOML)."),
+    )
+    for option in reversed(options):
+        run = option(run)
+    return run
+
+
+_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+
+
+@cli.command()
+@click.argument("wasm", type=click.Path(path_type=Path))
+@_as_json
+@_reporting
+def inspect(wasm: Path, as_json: bool) -> None:
+    """Show the manifest of a plugin.wasm. It gets no permissions and no workspace.
+
+    \b
+    Example: isoplug inspect plugins/words/plugin.wasm --json
+    """
+    from isoplug.supervisor.cli import show
+    from isoplug.supervisor.supervisor import inspect as inspect_module
+
+    manifest = inspect_module(wasm)
+    if as_json:
+        _print_json(manifest.to_json_object())
+    else:
+        show.manifest(manifest)
+
+
+@cli.command("list")
+@_as_json
+@_reporting
+@_supervising
+def list_plugins(supervisor: Supervisor, as_json: bool) -> None:
+    """Load all plugins and show how they are; exit code 6 when one could not be loaded.
+
+    \b
+    Example: isoplug list --plugins plugins --workspace journal
+    """
+    from isoplug.supervisor.cli import show
+    from isoplug.supervisor.cli.exits import LOAD_FAILED
+
+    statuses = list(supervisor.status().values())
+    if as_json:
+        errors = {name: {"code": error.code, "message": str(error)} for name, error in supervisor.load_errors.items()}
+        _print_json({"plugins": [status.to_json() for status in statuses], "load_errors": errors})
+    else:
+        show.status_table(statuses)
+    if supervisor.load_errors:
+        sys.exit(LOAD_FAILED)
+
+
+@cli.command()
+@click.argument("plugin")
+@click.argument("command")
+@click.option("--params", default="null", metavar="JSON", help="Parameters of the command.")
+@click.option("--file", "files", multiple=True, metavar="KEY=PATH", help="Offer a file to the plugin; may be repeated.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Deadline of the call and all it causes.")
+@_as_json
+@_reporting
+@_supervising
+def call(
+    supervisor: Supervisor,
+    plugin: str,
+    command: str,
+    params: str,
+    files: tuple[str, ...],
+    timeout: float | None,
+    as_json: bool,
+) -> None:
+    """Run COMMAND of PLUGIN and print its result as JSON (on one line with --json).
+
+    \b
+    Examples:
+      isoplug call diaryx.words count --plugins plugins --workspace journal
+      isoplug call diaryx.import run --file archive=old.zip --config isoplug.toml
+    """
+    offers = dict(_key_and_path(text) for text in files)
+    _require_loaded(supervisor, plugin)
+    result = supervisor.command(plugin, command, _parsed(params, "--params"), timeout=timeout, files=offers)
+    _print_json(result, indent=None if as_json else 2)
+
+
+@cli.command()
+@click.argument("event_type", metavar="TYPE")
+@click.option("--payload", default="{}", metavar="JSON", help="What the event says.")
+@_as_json
+@_reporting
+@_supervising
+def event(supervisor: Supervisor, event_type: str, payload: str, as_json: bool) -> None:
+    """Send an event to every plugin that listens, wait until they have handled it, print how many got it.
+
+    \b
+    Example: isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
+    """
+    content = _parsed(payload, "--payload")
+    if not isinstance(content, dict):
+        raise click.UsageError("--payload must be a JSON object, such as '{\"path\": \"a.md\"}'")
+    receivers = supervisor.emit(event_type, content)
+    supervisor.flush_events()
+    if as_json:
+        _print_json({"receivers": receivers})
+    else:
+        click.echo(f"{event_type}: delivered to {receivers} plugin{'' if receivers == 1 else 's'}")
+
+
+@cli.command()
+@functools.partial(_reporting, quiet="CRITICAL")  # its crash is meant, and shown
+def demo() -> None:
+    """Show everything on a sample journal in a few seconds: commands, a denial, a crash, a recursion."""
+    from isoplug.supervisor.demo import run
+
+    run()
+
+
+def _require_loaded(supervisor: Supervisor, plugin: str) -> None:
+    """A plugin that failed to load is a load failure, not an unknown name."""
+    from isoplug.shared.errors import PluginNotFound
+
+    if plugin in supervisor.plugins:
+        return
+    for folder, error in supervisor.load_errors.items():
+        if plugin in (folder, error.plugin_id):
+            raise error
+    raise PluginNotFound(plugin, tuple(supervisor.plugins))
+
+
+def _parsed(text: str, option: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{option} is not JSON: {error}") from error
+
+
+def _key_and_path(text: str) -> tuple[str, Path]:
+    key, separator, path = text.partition("=")
+    if not separator or not key or not path:
+        raise click.UsageError(f"--file takes key=path, not {text!r}")
+    return key, Path(path)
+
+
+def _print_json(value: Any, indent: int | None = 2) -> None:
+    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+
+
+def _printable(text: str) -> str:
+    """A guest may have written this: no control characters, or it could rewrite the terminal."""
+    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)

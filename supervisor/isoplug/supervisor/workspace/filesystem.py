@@ -1,0 +1,495 @@
+"""The door to the workspace's files: nothing outside the workspace can be reached through it.
+
+Confinement does not rest on comparing path strings. Every operation starts at one descriptor of the root and
+walks component by component with `openat(O_NOFOLLOW | O_DIRECTORY)`, so that what was checked is what is
+used, also when somebody swaps a directory for a symbolic link in between. House rules, each with its reason:
+
+* **Symbolic links are refused, also those that stay inside.** A link lets one name stand for another, and a
+  rule that excludes the one would not exclude the other.
+* **One spelling per file.** Where the kernel folds case or shortens names (vfat, ext4 with casefold), a name
+  that is not spelled as in its directory is refused, for the same reason.
+* **Only regular files with a single link are opened**: another link may be a name outside.
+* **Writes replace, they never modify.** The content goes to an unnamed file in the same directory, which is
+  synced, named and renamed. A reader sees the old file or the new one. Mode and, where allowed, owner of the
+  old file are kept; extended attributes are not.
+* **Every OSError is translated here**, into `ServiceError` with the workspace-relative path; guests see these
+  texts.
+
+`FileSystem` is what the rest of the supervisor needs; hosts may bring their own. Permissions and the root
+index are not known here (see `permissions` and `rootindex`).
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import secrets
+import stat
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
+
+from isoplug.shared.errors import ServiceError, SetupError
+from isoplug.supervisor.workspace.path import TEMPORARY_PREFIX, WorkspacePath, components, is_temporary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from _typeshed import WriteableBuffer
+
+__all__ = ["DirectoryEntry", "FileStat", "FileSystem", "WorkspaceFilesystem"]
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
+_OPEN_ATTEMPTS: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """What is known of a file or directory. ``identity`` is (device, inode), or None where a host has no such
+    thing."""
+
+    is_directory: bool
+    size_bytes: int
+    modified_at_ms: int
+    identity: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class DirectoryEntry:
+    name: str
+    is_directory: bool
+
+
+class FileSystem(Protocol):
+    """Files of one workspace. Every failure is a `ServiceError` whose text a guest may see."""
+
+    def open(self, path: WorkspacePath) -> BinaryIO:
+        """The file's bytes, for reading; the caller closes it."""
+        ...
+
+    def write(self, path: WorkspacePath, data: bytes) -> None:
+        """Create or replace the file, with its parent directories, in one step."""
+        ...
+
+    def delete(self, path: WorkspacePath) -> None:
+        """Remove the file; a directory is refused."""
+        ...
+
+    def stat(self, path: WorkspacePath) -> FileStat | None:
+        """None when there is no such file or directory."""
+        ...
+
+    def children(self, path: WorkspacePath) -> list[DirectoryEntry]:
+        """Files and directories directly in the directory, sorted by name."""
+        ...
+
+
+class WorkspaceFilesystem:
+    """The workspace directory on disk; see the module for its rules. Safe to use from several threads.
+
+    Args:
+        root: the workspace; may itself be named through symbolic links. It is opened once: when it is renamed
+            later, this object stays with the renamed directory.
+        closed_to_writes: files or directories that guests may not write to, create or delete in, such as the
+            folder of the plugins. They are recognised by name and by identity (a bind mount, a renamed
+            directory).
+
+    Raises:
+        SetupError: ``root`` is not a directory that can be read.
+    """
+
+    def __init__(self, root: Path, closed_to_writes: Sequence[Path] = ()) -> None:
+        try:
+            self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise SetupError(
+                f"the workspace {str(root)!r} is not a directory that can be opened: {error}"
+            ) from error
+        self._closed_paths = tuple(closed_to_writes)
+        self._closed_parts = tuple(_parts_below(root, path) for path in closed_to_writes)
+        self._is_open = True
+        self._lock = (
+            threading.Lock()
+        )  # only around the root's descriptor: its number must not be reused meanwhile
+
+    def open(self, path: WorkspacePath) -> BinaryIO:
+        """A regular file with a single link, for reading from its start.
+
+        Raises:
+            ServiceError: missing, a directory, a symbolic link, a special file, a hard link, or not readable.
+        """
+        with _door("read", path), self._directory_of(path) as directory:
+            return io.BufferedReader(_open_regular(directory, path.name))
+
+    def write(self, path: WorkspacePath, data: bytes) -> None:
+        """Create or replace a regular file; on failure the old content is untouched and nothing is left
+        behind (except, perhaps, parent directories).
+
+        Raises:
+            ServiceError: a parent or the file itself is a symbolic link or a special file, the file is a
+                directory or read-only, the place is closed to guests, or the disk said no.
+        """
+        with _door("write", path), self._directory_of(path, writing=True, create=True) as directory:
+            old = _lstat(directory, path.name)
+            if old is not None:
+                self._require_replaceable(directory, path.name, old)
+                if not old.st_mode & 0o222:
+                    raise _Refused("it is read-only")
+            _replace(directory, path.name, data, old)
+
+    def delete(self, path: WorkspacePath) -> None:
+        """Remove a regular file. Raises ServiceError when it is missing or anything else."""
+        with _door("delete", path), self._directory_of(path, writing=True) as directory:
+            old = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+            self._require_replaceable(directory, path.name, old)
+            os.unlink(path.name, dir_fd=directory)
+            _sync_directory(directory)
+
+    def stat(self, path: WorkspacePath) -> FileStat | None:
+        """None when the path is missing, is reached through a symbolic link, or is a link or special file
+        itself."""
+        with _door("look up", path):
+            try:
+                if path.is_root:
+                    with self._directory(path) as directory:
+                        return _file_stat(os.fstat(directory))
+                with self._directory_of(path) as directory:
+                    status = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
+                    _require_spelling(directory, path.name, status)
+                    return _file_stat(status)
+            except (FileNotFoundError, NotADirectoryError, _Refused):
+                return None
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    return None
+                raise
+
+    def children(self, path: WorkspacePath) -> list[DirectoryEntry]:
+        """Regular files and directories; names that no `WorkspacePath` can hold are left out, as links and
+        special files are. Raises ServiceError when ``path`` is not a directory."""
+        with _door("list", path), self._directory(path) as directory, os.scandir(directory) as entries:
+            return sorted(found for entry in entries if (found := _directory_entry(entry)) is not None)
+
+    def close(self) -> None:
+        """Give up the root; later calls raise ServiceError. Files opened before stay open. May be
+        repeated."""
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                os.close(self._root_fd)
+
+    def __enter__(self) -> WorkspaceFilesystem:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- walking --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _directory(
+        self, path: WorkspacePath, *, writing: bool = False, create: bool = False
+    ) -> Iterator[int]:
+        """A descriptor of the directory ``path``, reached without following a link; closed afterwards."""
+        closed = self._closed_identities() if writing else frozenset()
+        directory = self._open_root()
+        try:
+            _require_open(directory, closed)
+            for name in path.parts:
+                child = _enter(directory, name, create=create)
+                directory, parent = child, directory
+                os.close(parent)
+                _require_open(directory, closed)
+            yield directory
+        finally:
+            os.close(directory)
+
+    @contextmanager
+    def _directory_of(
+        self, path: WorkspacePath, *, writing: bool = False, create: bool = False
+    ) -> Iterator[int]:
+        if path.is_root:
+            raise _Refused("it is the workspace itself, not a file")
+        if writing and any(
+            _is_prefix(parts, path.parts) for parts in self._closed_parts if parts is not None
+        ):
+            raise _Refused(_CLOSED)
+        with self._directory(path.parent, writing=writing, create=create) as directory:
+            yield directory
+
+    def _open_root(self) -> int:
+        with self._lock:
+            if not self._is_open:
+                raise ServiceError("the workspace is closed")
+            # A new open file description, not dup(): listings of two threads must not share a position.
+            return os.open(".", _DIRECTORY, dir_fd=self._root_fd)
+
+    # --- what may be written --------------------------------------------------------------------------------
+
+    def _closed_identities(self) -> frozenset[tuple[int, int]]:
+        # Looked up at each write: the host may have replaced the directory since.
+        identities = set()
+        for path in self._closed_paths:
+            with suppress(OSError, ValueError):
+                identities.add(_identity(os.stat(path)))
+        return frozenset(identities)
+
+    def _require_replaceable(self, directory: int, name: str, status: os.stat_result) -> None:
+        _require_spelling(directory, name, status)
+        _require_regular(status)
+        if _identity(status) in self._closed_identities():
+            raise _Refused(_CLOSED)
+
+
+_CLOSED: Final = "plugins may not write there"
+
+
+class _Refused(Exception):
+    """A house rule says no; the text says which. Never leaves this module."""
+
+
+@contextmanager
+def _door(verb: str, path: WorkspacePath) -> Iterator[None]:
+    """Translates what the kernel and the house rules say into `ServiceError`, naming the path as guests know
+    it."""
+    try:
+        yield
+    except _Refused as error:
+        raise ServiceError(f"cannot {verb} {str(path)!r}: {error}") from error
+    except OSError as error:
+        raise ServiceError(f"cannot {verb} {str(path)!r}: {_reason(error)}") from error
+    except ValueError as error:  # a name that the file system's encoding cannot express
+        raise ServiceError(f"cannot {verb} {str(path)!r}: the name cannot be used on this system") from error
+
+
+def _reason(error: OSError) -> str:
+    match error.errno:
+        case errno.ENOENT:
+            return "no such file or directory"
+        case errno.ELOOP:
+            return "it is a symbolic link, and links are not followed"
+        case errno.ENOTDIR:
+            return "a part of the path is not a directory (symbolic links are not followed)"
+        case errno.EISDIR:
+            return "it is a directory"
+        case None:
+            return type(error).__name__
+        case number:
+            return os.strerror(number)
+
+
+# --- one step of the walk -----------------------------------------------------------------------------------
+
+
+def _enter(directory: int, name: str, *, create: bool) -> int:
+    try:
+        child = os.open(name, _DIRECTORY, dir_fd=directory)
+    except FileNotFoundError:
+        if not create:
+            raise
+        # When another writer was faster, whatever it made is opened without following, like anything else.
+        with suppress(FileExistsError):
+            os.mkdir(name, dir_fd=directory)
+            _sync_directory(directory)
+        child = os.open(name, _DIRECTORY, dir_fd=directory)
+    try:
+        _require_spelling(directory, name, os.fstat(child))
+    except BaseException:
+        os.close(child)
+        raise
+    return child
+
+
+def _require_open(directory: int, closed: frozenset[tuple[int, int]]) -> None:
+    if closed and _identity(os.fstat(directory)) in closed:
+        raise _Refused(_CLOSED)
+
+
+def _require_spelling(directory: int, name: str, status: os.stat_result) -> None:
+    """Refuse a second spelling of one file. Case-folding file systems are found out by asking for the other
+    case; vfat also answers to short names (``PRIVAT~1``) and ignores dots and blanks at the end."""
+    suspicious = "~" in name or name.endswith((".", " "))
+    if not suspicious and (other := name.swapcase()) != name:
+        twin = _lstat(directory, other)
+        suspicious = twin is not None and _identity(twin) == _identity(status)
+    if suspicious and name not in _names(directory):
+        raise _Refused("it is spelled differently on disk")
+
+
+def _names(directory: int) -> list[str]:
+    listing = os.open(".", _DIRECTORY, dir_fd=directory)
+    try:
+        return os.listdir(listing)
+    finally:
+        os.close(listing)
+
+
+def _require_regular(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise _Refused("it is a directory")
+    if stat.S_ISLNK(status.st_mode):
+        raise _Refused("it is a symbolic link, and links are not followed")
+    if not stat.S_ISREG(status.st_mode):
+        raise _Refused("it is not a regular file")
+
+
+def _lstat(directory: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # swapping the case may lengthen a name
+            return None
+        raise
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _file_stat(status: os.stat_result) -> FileStat | None:
+    is_directory = stat.S_ISDIR(status.st_mode)
+    if not is_directory and not stat.S_ISREG(status.st_mode):
+        return None
+    return FileStat(is_directory, status.st_size, status.st_mtime_ns // 1_000_000, _identity(status))
+
+
+def _directory_entry(entry: os.DirEntry[str]) -> DirectoryEntry | None:
+    name = entry.name
+    if "\\" in name or is_temporary(name):
+        return None
+    try:
+        name.encode()
+        if entry.is_dir(follow_symlinks=False):
+            return DirectoryEntry(name, True)
+        return DirectoryEntry(name, False) if entry.is_file(follow_symlinks=False) else None
+    except (UnicodeEncodeError, OSError):  # not UTF-8; or it vanished while we looked
+        return None
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+class _Reader(io.FileIO):
+    """A file whose late failures (a disk error, a lost network share) are typed too."""
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise ServiceError(f"cannot read on: {_reason(error)}") from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall()
+        except OSError as error:
+            raise ServiceError(f"cannot read on: {_reason(error)}") from error
+
+
+def _open_regular(directory: int, name: str) -> _Reader:
+    """Open a regular file with one link.
+
+    The type is looked at *before* opening, since opening a device may have effects, and after, since the name
+    may stand for another file by then. The link count is the one seen before: it was 1 while the file had a
+    name in the workspace. It may be 0 afterwards, when a writer has just replaced the file. When the two
+    looks are of different files, look again.
+    """
+    for _ in range(_OPEN_ATTEMPTS):
+        before = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        _require_regular(before)
+        if before.st_nlink > 1:
+            raise _Refused("it has a second name (hard link), which may be outside the workspace")
+        if before.st_nlink == 0:  # replaced between its being found and its being looked at
+            continue
+        _require_spelling(directory, name, before)
+        try:
+            descriptor = os.open(name, _FILE, dir_fd=directory)
+        except FileNotFoundError:
+            continue
+        opened = os.fstat(descriptor)
+        if _identity(opened) == _identity(before) and stat.S_ISREG(opened.st_mode) and opened.st_nlink <= 1:
+            return _Reader(descriptor, "rb")
+        os.close(descriptor)
+    raise _Refused("it is being replaced again and again")
+
+
+# --- writing ------------------------------------------------------------------------------------------------
+
+
+def _replace(directory: int, name: str, data: bytes, old: os.stat_result | None) -> None:
+    temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+    # A private file stays private while it is half-written; a new one gets what the umask leaves.
+    mode = 0o666 if old is None else 0o600
+    is_named = False
+    descriptor = _open_unnamed(directory, mode)
+    try:
+        if descriptor is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            descriptor = os.open(temporary, flags, mode, dir_fd=directory)
+            is_named = True
+        if old is not None:
+            _inherit(descriptor, old)
+        with open(descriptor, "wb", closefd=False) as stream:
+            stream.write(data)
+        os.fsync(descriptor)
+        if not is_named:
+            os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=directory, follow_symlinks=True)
+            is_named = True
+        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+        is_named = False
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+        if is_named:
+            with suppress(OSError):
+                os.unlink(temporary, dir_fd=directory)
+    _sync_directory(directory)
+
+
+def _open_unnamed(directory: int, mode: int) -> int | None:
+    """A file without a name: a crash while it is written leaves nothing behind. None where that cannot be
+    had."""
+    try:
+        os.stat("/proc/self/fd")  # how it gets its name later
+        return os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=directory)
+    except OSError as error:
+        if error.errno in _NO_UNNAMED_FILES:
+            return None
+        raise
+
+
+def _inherit(descriptor: int, old: os.stat_result) -> None:
+    new = os.fstat(descriptor)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        with suppress(PermissionError):
+            os.fchown(descriptor, old.st_uid, old.st_gid)
+    with suppress(PermissionError):  # vfat knows few modes
+        os.fchmod(descriptor, old.st_mode & 0o777)  # without set-user-id: the content is a guest's now
+
+
+def _sync_directory(directory: int) -> None:
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
+            raise
+
+
+# --- places closed to guests --------------------------------------------------------------------------------
+
+
+def _parts_below(root: Path, path: Path) -> tuple[str, ...] | None:
+    """``path`` as components below ``root``, None when it is not inside; works for what does not exist
+    yet."""
+    base, parts = components(os.path.realpath(root)), components(os.path.realpath(path))
+    return parts[len(base) :] if parts[: len(base)] == base else None
+
+
+def _is_prefix(prefix: tuple[str, ...], parts: tuple[str, ...]) -> bool:
+    return tuple(map(str.casefold, parts[: len(prefix)])) == tuple(map(str.casefold, prefix))

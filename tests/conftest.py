@@ -1,0 +1,181 @@
+"""What the tests share: real plugins in real folders, supervisors that end with their test, and a check that a test
+leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from guests import guest, renamed
+
+from isoplug.supervisor import Supervisor
+
+WAIT_SECONDS = 20.0
+
+
+def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+    """Poll until ``condition()`` is true and return its value; fail the test after a generous while."""
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while not (value := condition()):
+        if time.monotonic() > give_up_at:
+            pytest.fail(f"waited {WAIT_SECONDS:g} s in vain for {what}")
+        time.sleep(0.002)
+    return value
+
+
+@pytest.fixture(scope="session")
+def guest_cache(request: pytest.FixtureRequest) -> Path:
+    """Compiled guests, kept between runs; the key is the hash of their sources."""
+    return Path(request.config.cache.mkdir("guests"))
+
+
+@dataclass
+class PluginFolder:
+    """A plugins folder in the making."""
+
+    path: Path
+    cache: Path
+
+    def add(
+        self,
+        plugin_id: str = "test.probe",
+        *,
+        variant: str = "probe",
+        defines: tuple[str, ...] = (),
+        config: Any = None,
+        folder: str | None = None,
+    ) -> Path:
+        """One plugin; builds of ``probe`` get ``plugin_id``. Returns the path of its plugin.wasm."""
+        wasm = guest(variant, self.cache, *defines).read_bytes()
+        if variant.startswith("probe"):
+            wasm = renamed(wasm, plugin_id)
+        return self.add_bytes(folder or plugin_id, wasm, config)
+
+    def add_bytes(self, folder: str, wasm: bytes, config: Any = None) -> Path:
+        target = self.path / folder
+        target.mkdir(parents=True)
+        (target / "plugin.wasm").write_bytes(wasm)
+        if config is not None:
+            (target / "config.json").write_text(json.dumps(config))
+        return target / "plugin.wasm"
+
+
+@dataclass
+class Workspace:
+    """A workspace whose root index, ``README.md``, grants ``permissions`` (plugin id → type → rule)."""
+
+    path: Path
+    permissions: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def grant(self, plugin_id: str = "test.probe", **rules: Any) -> Workspace:
+        """``grant(read_files=["all"])``, or a whole rule: ``grant(read_files={"include": [...], "exclude": [...]})``."""
+        entry = self.permissions.setdefault(plugin_id, {})
+        entry |= {name: rule if isinstance(rule, dict) else {"include": rule} for name, rule in rules.items()}
+        plugins = {key: {"permissions": value} for key, value in self.permissions.items()}
+        front_matter = yaml.safe_dump({"title": "Journal", "contents": [], "plugins": plugins})
+        (self.path / "README.md").write_text(f"---\n{front_matter}---\nWelcome.\n")
+        return self
+
+    def write(self, name: str, content: str | bytes = "") -> Path:
+        path = self.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+
+@pytest.fixture
+def plugins(tmp_path: Path, guest_cache: Path) -> PluginFolder:
+    folder = tmp_path / "plugins"
+    folder.mkdir()
+    return PluginFolder(folder, guest_cache)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    folder = tmp_path / "workspace"
+    folder.mkdir()
+    return Workspace(folder).grant()
+
+
+@pytest.fixture
+def supervise(tmp_path: Path, plugins: PluginFolder, workspace: Workspace) -> Iterator[Callable[..., Supervisor]]:
+    """Start supervisors over ``plugins`` and ``workspace`` (or what is passed); they are closed after the test."""
+    running: list[Supervisor] = []
+
+    def start(**arguments: Any) -> Supervisor:
+        arguments = {
+            "plugins_dir": plugins.path,
+            "workspace": workspace.path,
+            "state_dir": tmp_path / "state",
+        } | arguments
+        supervisor = Supervisor(**arguments)
+        running.append(supervisor)
+        return supervisor
+
+    yield start
+    for supervisor in running:
+        supervisor.close()
+
+
+@pytest.fixture(autouse=True)
+def leaves_nothing_behind() -> Iterator[None]:
+    """Fails a test that leaves a process, a descriptor, a thread or a runtime folder."""
+    before = _belongings()
+    yield
+    give_up_at = time.monotonic() + WAIT_SECONDS
+    while (left := _left_behind(before)) and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    for pid in left.get("processes", ()):  # so that one failing test does not fail all that follow
+        psutil.Process(pid).kill()
+    assert not left, f"left behind: {left}"
+
+
+def _belongings() -> dict[str, set[Any]]:
+    return {
+        "processes": {child.pid for child in psutil.Process().children(recursive=True)},
+        "descriptors": {(fd, _target(fd)) for fd in os.listdir("/proc/self/fd") if _target(fd)},
+        "threads": {thread.name for thread in threading.enumerate() if thread.name.startswith("isoplug")},
+        "folders": {str(path) for path in _runtime_folders()},
+    }
+
+
+def _left_behind(before: dict[str, set[Any]]) -> dict[str, set[Any]]:
+    now = _belongings()
+    return {kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]}
+
+
+def _target(fd: str) -> str | None:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return None
+
+
+def _runtime_folders() -> list[Path]:
+    bases = {Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp") if base}
+    return [path for base in bases if base.is_dir() for path in base.glob("isoplug-????????")]
+
+
+@pytest.fixture
+def needs_root() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+@pytest.fixture
+def copied_plugins(plugins: PluginFolder) -> PluginFolder:
+    """The demo's plugins, copied."""
+    import isoplug.supervisor.demo as demo
+
+    shutil.copytree(Path(demo.__path__[0]) / "plugins", plugins.path, dirs_exist_ok=True)
+    return plugins
