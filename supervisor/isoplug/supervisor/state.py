@@ -20,11 +20,12 @@ from isoplug.supervisor.files import reason
 __all__ = ["state_dir_for"]
 
 
-def state_dir_for(workspace: Path | None, plugins_dir: Path, override: Path | None = None) -> Path:
+def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Path | None = None) -> Path:
     """The state folder, made and private (0700), as a path without symbolic links.
 
     By default ``isoplug/<name>-<hash of the resolved path>`` under the user's data directory, named after the
-    workspace, or after ``plugins_dir`` when there is no workspace. ``override`` is used as it is. A folder of
+    workspace, or after ``plugins_dir`` when there is no workspace; one of the three has to be there. ``override`` is
+    used as it is. A folder of
     ours that others can open is closed when it is still empty; when it is not, the error says how, since
     somebody may have looked already.
 
@@ -33,14 +34,12 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path, override: Path | No
             another user, is open to others, or cannot be made.
     """
     try:
-        owner = _resolved(workspace if workspace is not None else plugins_dir)
-        folder = _resolved(override) if override is not None else _resolved(_default(owner))
-        plugins = _resolved(plugins_dir)
-        _refuse_overlap(folder, owner if workspace is not None else None, plugins)
+        folder = _resolved(override if override is not None else _default(workspace or plugins_dir))
+        _refuse_overlap(folder, workspace, plugins_dir)
         _make(folder)
         # Again, now that it exists: file identity also sees through bind mounts and file systems that ignore
         # case.
-        _refuse_overlap(folder, owner if workspace is not None else None, plugins)
+        _refuse_overlap(folder, workspace, plugins_dir)
         _make_private(folder)
     except (OSError, ValueError) as error:
         where = repr(str(override)) if override is not None else "under the user's data directory"
@@ -50,7 +49,10 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path, override: Path | No
     return folder
 
 
-def _default(owner: Path) -> Path:
+def _default(owner: Path | None) -> Path:
+    if owner is None:
+        raise ValueError("there is neither a workspace nor a plugins folder to name it after")
+    owner = _resolved(owner)
     # The hash keeps workspaces of the same name apart, the name tells a person what the folder is.
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", owner.name).strip(".-")[:40] or "workspace"
     digest = hashlib.sha256(os.fsencode(owner)).hexdigest()[:16]
@@ -63,24 +65,21 @@ def _resolved(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _refuse_overlap(folder: Path, workspace: Path | None, plugins: Path) -> None:
-    if workspace is not None and _is_within(folder, workspace):
+def _refuse_overlap(folder: Path, workspace: Path | None, plugins_dir: Path | None) -> None:
+    if workspace is not None and _is_within(folder, _resolved(workspace)):
         raise SetupError(
-            f"the state folder {str(folder)!r} lies in the workspace {str(workspace)!r}, where plugins may"
-            " read and write;"
-            " choose a folder outside with state_dir="
+            f"the state folder {str(folder)!r} lies in the workspace {str(workspace)!r}, where plugins may read and "
+            "write; choose a folder outside with state_dir="
         )
-    if workspace is not None and _is_within(workspace, folder):
+    if workspace is not None and _is_within(_resolved(workspace), folder):
         raise SetupError(
-            f"the state folder {str(folder)!r} contains the workspace {str(workspace)!r}; choose a folder of"
-            " its own with"
-            " state_dir="
+            f"the state folder {str(folder)!r} contains the workspace {str(workspace)!r}; choose a folder of its own "
+            "with state_dir="
         )
-    if _is_within(folder, plugins):
+    if plugins_dir is not None and _is_within(folder, _resolved(plugins_dir)):
         raise SetupError(
-            f"the state folder {str(folder)!r} lies in the plugins folder {str(plugins)!r}; choose a folder"
-            " outside with"
-            " state_dir="
+            f"the state folder {str(folder)!r} lies in the plugins folder {str(plugins_dir)!r}; choose a folder "
+            "outside with state_dir="
         )
 
 

@@ -358,9 +358,7 @@ def _host(text: str) -> _Host | _Unusable:
     except ValueError:
         labels = tuple(text.lower().removesuffix(".").split("."))
         if len(text) > 254 or not all(re.fullmatch(r"[a-z0-9_-]{1,63}", label) for label in labels):
-            return _Unusable(
-                "is not a plain domain name or IP address in ASCII (international names: xn--...)"
-            )
+            return _Unusable("is not a plain domain name or IP address in ASCII (international names: xn--...)")
         if re.fullmatch(r"[0-9]+|0x[0-9a-f]*", labels[-1]):  # URL parsers read 127.1 and 0x7f.1 as addresses
             return _Unusable("is an IP address in an unusual spelling")
         return labels

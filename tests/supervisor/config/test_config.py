@@ -1,0 +1,253 @@
+"""The configuration's defaults, its loader and what the loader says to mistakes."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from isoplug.shared.errors import SetupError
+from isoplug.supervisor.config import Calls, Config, Limits, Restart, describe_problems, load_config
+
+CONFIGS = Path(__file__).parents[3] / "configs"
+SECTIONS: dict[str, type[Calls] | type[Restart] | type[Limits]] = {
+    "calls": Calls,
+    "restart": Restart,
+    "limits": Limits,
+}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "isoplug.toml"
+
+
+def complaint(file: Path, text: str) -> str:
+    file.write_text(text)
+    with pytest.raises(SetupError) as caught:
+        load_config(file)
+    assert str(file) in str(caught.value)
+    return str(caught.value)
+
+
+# --- files that come with isoplug ---------------------------------------------------------------------------
+
+
+def test_the_default_file_equals_the_defaults_of_the_code() -> None:
+    assert load_config(CONFIGS / "default.toml") == Config()
+
+
+def test_the_default_file_names_every_key_once_and_comments_it() -> None:
+    lines = (CONFIGS / "default.toml").read_text().splitlines()
+    keys = [match[1] for line in lines if (match := re.match(r"(?:# )?([a-z_]+) = ", line))]
+    fields = [name for name in Config.model_fields if name not in SECTIONS]
+    fields += [name for section in SECTIONS.values() for name in section.model_fields]
+    assert keys == fields
+    for number, line in enumerate(lines):
+        if re.match(r"[a-z_]+ = ", line):
+            assert lines[number - 1].startswith("# "), line
+
+
+@pytest.mark.parametrize("name", ["development.toml", "production.toml"])
+def test_the_other_files_load(name: str) -> None:
+    assert load_config(CONFIGS / name) != Config()
+
+
+def test_the_defaults_pass_their_own_validation() -> None:
+    assert Config.model_validate(Config().model_dump()) == Config()
+
+
+# --- reading ------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_file_is_the_defaults(file: Path) -> None:
+    file.touch()
+    assert load_config(file) == Config()
+
+
+def test_text_with_units_becomes_seconds_and_bytes(file: Path) -> None:
+    file.write_text('[calls]\ntimeout = "1.5m"\n[limits]\nframe = "512KB"\nwasm_memory = "1 MiB"\n')
+    config = load_config(file)
+    assert (config.calls.timeout, config.limits.frame, config.limits.wasm_memory) == (90.0, 512_000, 1 << 20)
+
+
+def test_relative_paths_start_at_the_files_folder_and_the_root_index_at_the_workspace(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    file.write_text(
+        'workspace = "journal"\nplugins_dir = "/srv/plugins"\nstate_dir = "~/state"\nroot_index = "README.md"\n'
+    )
+    monkeypatch.chdir(file.parent)
+    for name in (file, Path(file.name)):
+        config = load_config(name)
+        assert config.workspace == file.parent / "journal"
+        assert config.plugins_dir == Path("/srv/plugins")
+        assert config.state_dir == Path("/home/someone/state")
+        assert config.root_index == Path("README.md")
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(Calls.model_fields)), st.integers(1, 60)))
+def test_what_python_takes_as_numbers_the_file_takes_with_units(
+    tmp_path_factory: pytest.TempPathFactory, values: dict[str, int]
+) -> None:
+    file = tmp_path_factory.mktemp("c") / "c.toml"
+    timed = {name: f'"{value}s"' if name.endswith("timeout") else value for name, value in values.items()}
+    lines = [f"{name} = {value}" for name, value in timed.items()]
+    file.write_text("\n".join(["[calls]", *lines]))
+    expected: Any = values
+    assert load_config(file) == Config(calls=Calls(**expected))
+
+
+# --- mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("workspac = 'x'", r"workspac: unknown key; did you mean 'workspace'\?"),
+        ("[calls]\ntimeot = '1s'", r"calls.timeot: unknown key; did you mean 'calls.timeout'\?"),
+        ("[calls]\nmax-depth = 3", r"did you mean 'calls.max_depth'\?"),
+        ("timeout = '3s'", r"timeout: unknown key here; it belongs to section \[calls\]"),
+        ("[calls]\nworkspace = 'x'", "belongs to the top of the file"),
+        ("[restarts]\nperiod = '1s'", r"restarts: unknown key; did you mean 'restart'\?"),
+        ("[limits]\nzzzz = 1", "limits.zzzz: unknown key; known here: wasm_memory, "),
+        (
+            "[calls]\ntimeout = 30",
+            r'calls.timeout: has no unit: write text with one, such as "30s" \(units: ms',
+        ),
+        ("[calls]\ntimeout = 1.5", 'such as "1.5s"'),
+        ("[calls]\ntimeout = '30'", 'calls.timeout: has no unit: write "30s"'),
+        ("[calls]\ntimeout = true", "calls.timeout: must be text with a unit"),
+        ("[calls]\ntimeout = '0s'", "calls.timeout: must be more than 0s, not 0s"),
+        ("[calls]\ntimeout = '200h'", "calls.timeout: must be at most 168h, not 200h"),
+        ("[limits]\nframe = 65536", 'limits.frame: has no unit: .* such as "65536B"'),
+        ("[limits]\nstorage_quota = '2GiB'", "limits.storage_quota: must be at most 1GiB, not 2GiB"),
+        ("[calls]\nmax_depth = 65", "calls.max_depth: must be at most 64, not 65"),
+        ("[calls]\nmax_depth = -1", "calls.max_depth: must be at least 0"),
+        (
+            "[calls]\nmax_depth = '8'",
+            "calls.max_depth: must be a whole number, not '8'; write for example max_depth = 8",
+        ),
+        ("[calls]\nmax_depth = 8.0", "must be a whole number"),
+        ("[calls]\nmax_depth = true", "must be a whole number"),
+        ("calls = 3", r"calls: must be a section; write \[calls\]"),
+        ("[[calls]]", r"calls: must be a section; write \[calls\]"),
+        ("workspace = 3", "workspace: must be a path, not 3; write it in quotes"),
+        ("workspace = ''", "workspace: must be a path, not an empty text"),
+        ('workspace = "a\\u0000b"', "workspace: must not contain a NUL"),
+        ("workspace = '~nobody-of-this-name/x'", "home folder that cannot be found"),
+        ("root_index = '/etc/passwd'", "root_index: must be a file name relative to the workspace"),
+        ("root_index = '../x.md'", "root_index: must be a file name relative to the workspace"),
+        ("app_version = '1'", "app_version: must be a version"),
+        ("app_version = 1.4", "app_version: must be text, not 1.4"),
+        (
+            "[restart]\nbackoff_initial = '1m'",
+            r"backoff_initial \(60 s\) is longer than backoff_max \(30 s\)",
+        ),
+        ("[limits]\nwasm_memory = '1GiB'", r"wasm_memory \(1073741824 bytes\) is larger than process_memory"),
+        ("a = [", "is not TOML: .*line 1"),
+        ("x = 1\ny = = 2", "is not TOML: .*line 2"),
+        ("x = 1\nx = 2", "is not TOML: .*line 2"),
+        ("x = " + "[" * 5000, "nested too deeply"),
+        ("x = " + "1" * 5000, "is not TOML"),
+    ],
+)
+def test_a_mistake_is_named_with_its_key_and_what_to_write(file: Path, text: str, says: str) -> None:
+    assert re.search(says, complaint(file, text))
+
+
+def test_all_mistakes_are_told_at_once(file: Path) -> None:
+    text = complaint(file, "workspac = 'x'\n[calls]\ntimeout = 3\nmax_depth = 'x'\n[limits]\nframe = 1\n")
+    assert len(text.splitlines()) == 5
+    many = complaint(file, "\n".join(f"key{n} = 1" for n in range(50)))
+    assert "and 30 more" in many
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="No such file"):
+        load_config(tmp_path / "missing.toml")
+    with pytest.raises(SetupError, match="directory"):
+        load_config(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(SetupError, match="not a regular file"):
+        load_config(tmp_path / "fifo")
+    (tmp_path / "latin.toml").write_bytes(b"a = 1\nb = '\xe4'")
+    with pytest.raises(SetupError, match=r"not UTF-8 text \(line 2\)"):
+        load_config(tmp_path / "latin.toml")
+    (tmp_path / "huge.toml").write_bytes(b"#" * (2 << 20))
+    with pytest.raises(SetupError, match="larger than"):
+        load_config(tmp_path / "huge.toml")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=60))
+def test_any_bytes_are_a_configuration_or_a_set_up_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    file = tmp_path_factory.mktemp("c") / "c.toml"
+    file.write_bytes(data)
+    message = str(file)
+    try:
+        load_config(file)
+    except SetupError as error:
+        message = str(error)
+    assert str(file) in message
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+KEYS = sorted({*Config.model_fields, *(name for section in SECTIONS.values() for name in section.model_fields)})
+
+
+@settings(deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(KEYS), json_like | st.dictionaries(st.sampled_from(KEYS), json_like), max_size=4)
+)
+def test_wrong_values_of_any_kind_are_described_in_one_line_each(values: dict[str, Any]) -> None:
+    problems, count = list[str](), 0
+    try:
+        Config.model_validate(values)
+    except ValidationError as error:
+        problems, count = describe_problems(error), error.error_count()
+    assert len(problems) == count
+    assert all(": " in problem and len(problem) < 400 for problem in problems)
+
+
+# --- in Python ----------------------------------------------------------------------------------------------
+
+
+def test_python_takes_plain_numbers_and_paths() -> None:
+    config = Config(workspace=Path("journal"), calls=Calls(timeout=5.0), limits=Limits(storage_quota=4096))
+    assert (config.calls.timeout, config.limits.storage_quota) == (5.0, 4096)
+    assert config.workspace == Path("journal")
+    assert Calls(timeout=5).timeout == 5.0
+
+
+@pytest.mark.parametrize("value", [True, float("nan"), float("inf"), 0, -1, None, "30"])
+def test_python_is_held_to_the_same_bounds(value: Any) -> None:
+    with pytest.raises(ValidationError):
+        Calls(timeout=value)
+
+
+def test_values_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Config().calls = Calls()
+
+
+def test_an_override_is_validated_and_leaves_the_rest() -> None:
+    config = Config(app_version="2.0", calls=Calls(timeout=3.0))
+    changed = config.override(workspace=Path("j"))
+    assert (changed.workspace, changed.app_version, changed.calls.timeout) == (Path("j"), "2.0", 3.0)
+    with pytest.raises(ValidationError):
+        config.override(app_version="x")
+    with pytest.raises(ValidationError):
+        config.override(workspac="x")
