@@ -58,9 +58,7 @@ def workspace_file_set(
             raise ServiceError(f"the workspace has more than {MAX_FILES} files or {MAX_LINKS} links")
         for link in attachments:
             found.update(_attachment(filesystem, note, link))
-        waiting.extend(
-            child for link in contents if (child := resolve_link(filesystem, note, link)) is not None
-        )
+        waiting.extend(child for link in contents if (child := resolve_link(filesystem, note, link)) is not None)
     if len(found) > MAX_FILES:
         raise ServiceError(f"the workspace reaches more than {MAX_FILES} files")
     return sorted(path.text for path in found)

@@ -107,15 +107,11 @@ class WorkspaceFilesystem:
         try:
             self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
-            raise SetupError(
-                f"the workspace {str(root)!r} is not a directory that can be opened: {error}"
-            ) from error
+            raise SetupError(f"the workspace {str(root)!r} is not a directory that can be opened: {error}") from error
         self._closed_paths = tuple(closed_to_writes)
         self._closed_parts = tuple(_parts_below(root, path) for path in closed_to_writes)
         self._is_open = True
-        self._lock = (
-            threading.Lock()
-        )  # only around the root's descriptor: its number must not be reused meanwhile
+        self._lock = threading.Lock()  # only around the root's descriptor: its number must not be reused meanwhile
 
     def open(self, path: WorkspacePath) -> BinaryIO:
         """A regular file with a single link, for reading from its start.
@@ -192,9 +188,7 @@ class WorkspaceFilesystem:
     # --- walking --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _directory(
-        self, path: WorkspacePath, *, writing: bool = False, create: bool = False
-    ) -> Iterator[int]:
+    def _directory(self, path: WorkspacePath, *, writing: bool = False, create: bool = False) -> Iterator[int]:
         """A descriptor of the directory ``path``, reached without following a link; closed afterwards."""
         closed = self._closed_identities() if writing else frozenset()
         directory = self._open_root()
@@ -210,14 +204,10 @@ class WorkspaceFilesystem:
             os.close(directory)
 
     @contextmanager
-    def _directory_of(
-        self, path: WorkspacePath, *, writing: bool = False, create: bool = False
-    ) -> Iterator[int]:
+    def _directory_of(self, path: WorkspacePath, *, writing: bool = False, create: bool = False) -> Iterator[int]:
         if path.is_root:
             raise _Refused("it is the workspace itself, not a file")
-        if writing and any(
-            _is_prefix(parts, path.parts) for parts in self._closed_parts if parts is not None
-        ):
+        if writing and any(_is_prefix(parts, path.parts) for parts in self._closed_parts if parts is not None):
             raise _Refused(_CLOSED)
         with self._directory(path.parent, writing=writing, create=create) as directory:
             yield directory
