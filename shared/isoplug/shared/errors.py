@@ -68,7 +68,7 @@ def _rebuild(cls: type[PluginError], args: tuple[Any, ...], state: dict[str, Any
 
 
 class SetupError(PluginError):
-    """The supervisor cannot start here: platform, workspace, state folder or configuration. The text says what to do."""
+    """The supervisor cannot start here: platform, folders, state or configuration. The text says what to do."""
 
     code = "setup_error"
 
@@ -153,9 +153,7 @@ class CommandNotFound(PluginError):
 
     def __init__(self, plugin_id: str, command: str, known: tuple[str, ...] = ()) -> None:
         declared = ", ".join(sorted(known)) or "none"
-        super().__init__(
-            f"plugin {plugin_id!r} has no {command!r}; it offers: {declared}", plugin_id=plugin_id
-        )
+        super().__init__(f"plugin {plugin_id!r} has no {command!r}; it offers: {declared}", plugin_id=plugin_id)
         self.command = command
 
 
@@ -257,9 +255,7 @@ class WorkerCrashed(PluginError):
 
     code = "worker_crashed"
 
-    def __init__(
-        self, plugin_id: str, cause: str, *, signal: int | None = None, exit_code: int | None = None
-    ) -> None:
+    def __init__(self, plugin_id: str, cause: str, *, signal: int | None = None, exit_code: int | None = None) -> None:
         super().__init__(f"the worker of plugin {plugin_id!r} died: {cause}", plugin_id=plugin_id)
         self.cause, self.signal, self.exit_code = cause, signal, exit_code
 
@@ -285,8 +281,8 @@ class CallTimeout(PluginError):
 
     def __init__(self, plugin_id: str, doing: str, timeout_seconds: float, *, was_delivered: bool = True) -> None:
         super().__init__(
-            f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; if it needs more, give the call a "
-            "longer timeout",
+            f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; if it needs more, "
+            "give the call a longer timeout",
             plugin_id=plugin_id,
         )
         self.timeout_seconds = timeout_seconds

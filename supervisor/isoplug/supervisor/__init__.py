@@ -1,7 +1,7 @@
 """Run other people's WebAssembly plugins, each in a process of its own.
 
-    with Supervisor(plugins_dir="plugins", workspace="journal") as supervisor:
-        supervisor.command("diaryx.daily", "today")
+with Supervisor(plugins_dir="plugins", workspace="journal") as supervisor:
+    supervisor.command("diaryx.daily", "today")
 """
 
 from __future__ import annotations
@@ -30,11 +30,12 @@ from isoplug.shared.errors import (
 )
 from isoplug.supervisor.aio import AsyncSupervisor
 from isoplug.supervisor.config import Config
+from isoplug.supervisor.inspection import inspect
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.permissions import AllowAll, Checker, Decision, DenyAll, Frontmatter, Permission, Verdict
 from isoplug.supervisor.plugins.manifest import Manifest
 from isoplug.supervisor.plugins.table import Plugin
-from isoplug.supervisor.supervisor import Supervisor, inspect
+from isoplug.supervisor.supervisor import Supervisor
 
 __all__ = [
     "AllowAll",

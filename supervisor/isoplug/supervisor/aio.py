@@ -79,7 +79,7 @@ class AsyncSupervisor:
         command: str,
         params: Any = None,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109  the deadline travels with the call into other processes
+        timeout: float | None = None,
         files: OfferedFiles | None = None,
     ) -> Any:
         """See ``Supervisor.command``."""
@@ -94,7 +94,7 @@ class AsyncSupervisor:
         export: str,
         data: bytes = b"",
         *,
-        timeout: float | None = None,  # noqa: ASYNC109
+        timeout: float | None = None,
         files: OfferedFiles | None = None,
     ) -> bytes:
         """See ``Supervisor.call``."""
@@ -107,7 +107,7 @@ class AsyncSupervisor:
         """See ``Supervisor.emit``."""
         return self._started().emit(event_type, payload)
 
-    async def flush_events(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109
+    async def flush_events(self, timeout: float | None = None) -> bool:
         """See ``Supervisor.flush_events``."""
         return await self._run(partial(self._started().flush_events, timeout))
 

@@ -26,7 +26,7 @@ class Deadline:
         """A deadline that many seconds from now. Raises InvalidArgument unless 0 < seconds <= one day."""
         if not isinstance(timeout_seconds, (int, float)) or not 0 < timeout_seconds <= MAX_TIMEOUT_SECONDS:
             raise InvalidArgument(
-                f"timeout must be a number of seconds above 0 and up to {MAX_TIMEOUT_SECONDS:g}, not {timeout_seconds!r}"
+                f"timeout must be seconds, more than 0 and at most {MAX_TIMEOUT_SECONDS:g}, not {timeout_seconds!r}"
             )
         return cls(time.monotonic() + timeout_seconds, float(timeout_seconds))
 

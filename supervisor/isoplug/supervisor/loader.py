@@ -68,7 +68,9 @@ def scan(plugins_dir: Path) -> list[PluginFiles]:
     try:
         folders = sorted(entry.name for entry in os.scandir(plugins_dir) if entry.is_dir())
     except OSError as error:
-        raise SetupError(f"cannot read the plugins folder {plugins_dir}: {reason(error)}; make it, or name another") from error
+        raise SetupError(
+            f"cannot read the plugins folder {plugins_dir}: {reason(error)}; make it, or name another"
+        ) from error
     found = [PluginFiles.beside(plugins_dir / name / "plugin.wasm", name=name) for name in folders]
     return [files for files in found if os.path.lexists(files.wasm)]
 
@@ -221,7 +223,10 @@ class Loader:
         try:
             if config:
                 self.apply_config(
-                    plugin_id, config_path, lambda data: self._call_first(worker, plugin_id, "set_config", data, frame), config
+                    plugin_id,
+                    config_path,
+                    lambda data: self._call_first(worker, plugin_id, "set_config", data, frame),
+                    config,
                 )
             workspace = self._services.workspace
             start = {"workspace_root": None if workspace is None else str(workspace)}
@@ -258,7 +263,9 @@ class Loader:
         try:
             output = self._runner.call_starting(worker, files.name, "manifest", b"", frame, self._nobody)
         except (CommandNotFound, CommandError) as error:
-            raise LoadError(f"plugin {files.name!r} does not tell its manifest: {error}", plugin_id=files.name) from error
+            raise LoadError(
+                f"plugin {files.name!r} does not tell its manifest: {error}", plugin_id=files.name
+            ) from error
         own = parse_manifest(output, files.name)
         if not use_cache:
             return own
@@ -274,7 +281,9 @@ class Loader:
         except (OSError, ValueError) as error:
             raise LoadError(f"cannot read {files.wasm}: {reason(error)}", plugin_id=files.name) from error
         if wasm[:4] != _MAGIC:
-            raise LoadError(f"{files.wasm} is not a WebAssembly module; build or download it again", plugin_id=files.name)
+            raise LoadError(
+                f"{files.wasm} is not a WebAssembly module; build or download it again", plugin_id=files.name
+            )
         if wasm[4:8] != _CORE_MODULE:
             raise LoadError(
                 f"{files.wasm} is not a core WebAssembly module of version 1 (a component, perhaps); build it for "
@@ -294,4 +303,3 @@ def _outcome(step: Callable[[Any], Any]) -> Callable[[Any], Any]:
             return error
 
     return run
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,26 +10,29 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeAlias
 
-from pydantic import ValidationError
-
 from isoplug.shared.errors import (
     CommandError,
     CommandNotFound,
     ConfigError,
     InvalidArgument,
     PluginError,
-    SetupError,
     SupervisorClosed,
 )
-from isoplug.shared.limits import WorkerLimits
-from isoplug.supervisor.calls import CallRunner, Frame
+from isoplug.supervisor.assembly import (
+    configured,
+    default_checker,
+    default_storage,
+    engine,
+    existing_folder,
+    guarded_filesystem,
+)
+from isoplug.supervisor.calls import Frame
 from isoplug.supervisor.calls.commands import parse_json
-from isoplug.supervisor.config import Config, describe_problems, load_config
+from isoplug.supervisor.config import Config, load_config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.events import Mailbox, encode_event
 from isoplug.supervisor.files import read_bounded, reason
 from isoplug.supervisor.host import (
-    HOST_FUNCTIONS,
     EventSink,
     FileSource,
     LogSink,
@@ -39,28 +41,20 @@ from isoplug.supervisor.host import (
     Services,
     WorkspaceContext,
 )
-from isoplug.supervisor.loader import Loader, PluginFiles
+from isoplug.supervisor.loader import PluginFiles
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.observe.status import PluginStatus
-from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
-from isoplug.supervisor.plugins.manifest import Manifest, check_compatible
+from isoplug.supervisor.permissions import Checker
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
-from isoplug.supervisor.pool import Chain, Launcher, LeaseBook, Worker
-from isoplug.supervisor.pool.launcher import make_runtime_dir
-from isoplug.supervisor.state import state_dir_for
-from isoplug.supervisor.storage import SqliteStorage, Storage
+from isoplug.supervisor.pool import Chain, Worker
+from isoplug.supervisor.storage import Storage
 from isoplug.supervisor.workspace import (
     FileSystem,
-    GuardedFilesystem,
-    RootIndex,
-    WorkspaceFilesystem,
-    WorkspacePath,
-    find_root_index,
 )
 
-__all__ = ["OfferedFiles", "Supervisor", "inspect"]
+__all__ = ["OfferedFiles", "Supervisor"]
 
 _log = get_logger(__name__)
 
@@ -106,7 +100,7 @@ class Supervisor:
         runtime_context: RuntimeContext | None = None,
     ) -> None:
         check_platform()
-        self._config = _configured(
+        self._config = configured(
             config or Config(),
             plugins_dir=plugins_dir,
             workspace=workspace,
@@ -119,12 +113,12 @@ class Supervisor:
         self._is_closed = False
         self._mailboxes: dict[str, Mailbox] = {}
         with ExitStack() as cleanup:
-            folder = _existing_folder(self._config.workspace, "workspace")
-            plugins = _existing_folder(self._config.plugins_dir, "plugins_dir")
-            guarded, index = _guarded_filesystem(self._config, folder, plugins, filesystem, cleanup)
+            folder = existing_folder(self._config.workspace, "workspace")
+            plugins = existing_folder(self._config.plugins_dir, "plugins_dir")
+            guarded, index = guarded_filesystem(self._config, folder, plugins, filesystem, cleanup)
             services = Services(
-                permissions=permissions or _default_checker(folder, index),
-                storage=storage or _default_storage(self._config, folder, plugins, cleanup),
+                permissions=permissions or default_checker(folder, index),
+                storage=storage or default_storage(self._config, folder, plugins, cleanup),
                 events=events or LogSink(),
                 files=files or NoOfferedFiles(),
                 runtime_context=runtime_context or WorkspaceContext(folder),
@@ -138,7 +132,7 @@ class Supervisor:
                 _log.warning("workspace.no_root_index", reason=index.reason)
             self._services = services
             self._table = PluginTable()
-            self._runner, self._loader = _engine(self._config, services, self._table, cleanup)
+            self._runner, self._loader = engine(self._config, services, self._table, cleanup)
             cleanup.callback(self._end_plugins)
             self._load_errors = {} if plugins is None else self._loader.load_all(plugins)
             for plugin in self._table.snapshot().values():
@@ -270,9 +264,9 @@ class Supervisor:
     # --- events ---------------------------------------------------------------------------------------------------
 
     def emit(self, event_type: str, payload: Mapping[str, Any] | None = None) -> int:
-        """Queue an event for every plugin with the capability for it; returns how many took it. Never waits for a guest.
+        """Queue an event for every plugin with the capability for it and return how many took it; never waits for one.
 
-        ``workspace_root`` of workspace events is filled in when it is missing. Raises InvalidArgument, SupervisorClosed.
+        ``workspace_root`` of workspace events is filled in when missing. Raises InvalidArgument, SupervisorClosed.
         """
         if self._is_closed:
             raise SupervisorClosed
@@ -286,7 +280,7 @@ class Supervisor:
     def flush_events(self, timeout: float | None = None) -> bool:
         """Wait until all events emitted so far have been handled; False when that takes longer than ``timeout``."""
         deadline = self._runner.deadline(timeout)
-        return all([mailbox.flush(deadline) for mailbox in tuple(self._mailboxes.values())])
+        return all(mailbox.flush(deadline) for mailbox in tuple(self._mailboxes.values()))
 
     # --- configuration --------------------------------------------------------------------------------------------
 
@@ -391,129 +385,6 @@ class Supervisor:
                 _log.warning("plugin.shutdown_failed", plugin=plugin.id, reason=str(error))
 
         plugin.pool.close(deadline, farewell)
-
-
-def inspect(wasm_path: str | os.PathLike[str], *, app_version: str | None = None) -> Manifest:
-    """The manifest of a module, without a workspace and with every permission denied.
-
-    An incompatible version is logged as a warning, it does not fail. Raises LoadError, SetupError and the errors of a
-    call.
-    """
-    check_platform()
-    config = _configured(Config(), app_version=app_version)
-    services = Services(
-        permissions=DenyAll(),
-        storage=_NoStorage(),
-        events=LogSink(),
-        files=NoOfferedFiles(),
-        runtime_context=WorkspaceContext(None),
-        filesystem=None,
-        root_index=None,
-        workspace=None,
-        storage_quota_bytes=0,
-        frame_bytes=config.limits.frame,
-    )
-    with ExitStack() as cleanup:
-        _, loader = _engine(config, services, PluginTable(), cleanup)
-        manifest = loader.inspect(Path(wasm_path))
-    try:
-        check_compatible(manifest, config.app_version)
-    except PluginError as error:
-        _log.warning("plugin.incompatible", plugin=manifest.id, reason=str(error))
-    return manifest
-
-
-# --- putting a supervisor together ------------------------------------------------------------------------------------
-
-
-def _configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
-    """``config`` with the arguments that were given. Raises SetupError that names what is wrong."""
-    changes = {
-        name: Path(value) if isinstance(value, (str, os.PathLike)) and name != "app_version" else value
-        for name, value in arguments.items()
-        if value is not None
-    }
-    if call_timeout is not None:
-        changes["calls"] = {**dict(config.calls), "timeout": call_timeout}
-    try:
-        return config.override(**changes)
-    except ValidationError as error:
-        raise SetupError("; ".join(describe_problems(error))) from error
-
-
-def _existing_folder(folder: Path | None, argument: str) -> Path | None:
-    if folder is None:
-        return None
-    if not folder.is_dir():
-        raise SetupError(f"{argument}: {folder} is not a folder; make it, or name another")
-    return folder.resolve()
-
-
-def _guarded_filesystem(
-    config: Config, workspace: Path | None, plugins: Path | None, own: FileSystem | None, cleanup: ExitStack
-) -> tuple[FileSystem | None, RootIndex]:
-    filesystem = own
-    if filesystem is None and workspace is not None:
-        # A plugins folder inside the workspace is closed to writes: whoever changes a module has its permissions.
-        confined = WorkspaceFilesystem(workspace, closed_to_writes=[plugins] if plugins is not None else [])
-        cleanup.callback(confined.close)
-        filesystem = confined
-    if filesystem is None:
-        return None, RootIndex(None)
-    named = None if config.root_index is None else WorkspacePath.parse(str(config.root_index), workspace)
-    index = find_root_index(filesystem, named)
-    return GuardedFilesystem(filesystem, index), index
-
-
-def _default_checker(workspace: Path | None, index: RootIndex) -> Checker:
-    return DenyAll() if workspace is None else Frontmatter(workspace, index)
-
-
-def _default_storage(config: Config, workspace: Path | None, plugins: Path | None, cleanup: ExitStack) -> Storage:
-    if workspace is None and plugins is None and config.state_dir is None:
-        return _NoStorage()
-    storage = SqliteStorage(state_dir_for(workspace, plugins, config.state_dir) / "storage.sqlite3")
-    cleanup.callback(storage.close)
-    return storage
-
-
-def _engine(
-    config: Config, services: Services, table: PluginTable, cleanup: ExitStack
-) -> tuple[CallRunner, Loader]:
-    """What runs calls and what starts workers, over one runtime folder and one zygote."""
-    limits = WorkerLimits(
-        wasm_memory_bytes=config.limits.wasm_memory,
-        process_memory_bytes=config.limits.process_memory,
-        open_files=config.limits.open_files,
-        frame_bytes=config.limits.frame,
-    )
-    notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
-    functions = [name for name in HOST_FUNCTIONS if name not in notices]
-    runtime_dir = make_runtime_dir([os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"])
-    launcher = Launcher(runtime_dir, limits, functions, notices)
-    cleanup.callback(launcher.close)
-    book = LeaseBook()
-    runner = CallRunner(
-        table, services, book, call_timeout_seconds=config.calls.timeout, max_depth=config.calls.max_depth
-    )
-    return runner, Loader(launcher, runner, table, services, book, config)
-
-
-class _NoStorage:
-    """For a host that has neither workspace nor plugins folder: nothing says where state should live."""
-
-    def get(self, plugin_id: str, key: str) -> bytes | None:
-        raise _no_storage(plugin_id)
-
-    def set(self, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:
-        raise _no_storage(plugin_id)
-
-    def close(self) -> None:
-        """Nothing to close."""
-
-
-def _no_storage(plugin_id: str) -> SetupError:
-    return SetupError("this supervisor has no storage; give it state_dir= or a workspace", plugin_id=plugin_id)
 
 
 def _offer(key: str, value: bytes | str | os.PathLike[str], bound_bytes: int) -> bytes:

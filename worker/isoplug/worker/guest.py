@@ -89,4 +89,6 @@ def _bounded(buffer: Any, bound: int) -> bytes:
 
 
 def _reason(error: extism.Error) -> str:
-    return clip(str(error).removeprefix("Unable to create Extism plugin: ").removeprefix("Unable to compile Extism plugin: "))
+    return clip(
+        str(error).removeprefix("Unable to create Extism plugin: ").removeprefix("Unable to compile Extism plugin: ")
+    )

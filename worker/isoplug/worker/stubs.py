@@ -53,7 +53,9 @@ class Courier:
         self._link.send(Notice(self._call, function, payload))
         return b""
 
-    def serve(self, plugin: Any, inputs: Any, outputs: Any, function: str, carry: Callable[[str, bytes], bytes]) -> None:
+    def serve(
+        self, plugin: Any, inputs: Any, outputs: Any, function: str, carry: Callable[[str, bytes], bytes]
+    ) -> None:
         """One host call of the guest, from its memory and back into it."""
         outputs[0].value = 0
         if self.broken is not None:

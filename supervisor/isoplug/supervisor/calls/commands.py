@@ -16,7 +16,7 @@ from isoplug.shared.errors import (
 from isoplug.shared.limits import ANSWER_JSON_BYTES, clip
 from isoplug.supervisor.plugins.manifest import Manifest
 
-__all__ = ["decode_answer", "declared_commands", "encode_request", "parse_json", "require_declared", "to_bytes"]
+__all__ = ["declared_commands", "decode_answer", "encode_request", "parse_json", "require_declared", "to_bytes"]
 
 
 def declared_commands(manifest: Manifest) -> tuple[str, ...]:
@@ -48,16 +48,22 @@ def parse_json(plugin_id: str, output: bytes) -> Any:
     """A guest's JSON. Raises CommandError or ResourceLimitExceeded; never anything else, whatever the bytes are."""
     if len(output) > ANSWER_JSON_BYTES:
         raise ResourceLimitExceeded(
-            plugin_id, "the size of a JSON answer in bytes", len(output), ANSWER_JSON_BYTES, "use a raw call for bulk data"
+            plugin_id,
+            "the size of a JSON answer in bytes",
+            len(output),
+            ANSWER_JSON_BYTES,
+            "use a raw call for bulk data",
         )
     try:
         return json.loads(output.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise CommandError(plugin_id, f"plugin {plugin_id!r} did not answer with JSON: {clip(str(error), 200)}") from error
+        raise CommandError(
+            plugin_id, f"plugin {plugin_id!r} did not answer with JSON: {clip(str(error), 200)}"
+        ) from error
 
 
 def decode_answer(plugin_id: str, command: str, output: bytes) -> Any:
-    """``data`` of a successful command response. Raises PermissionDenied, ConfigError or CommandError by ``error_code``."""
+    """``data`` of a successful command response; a failed one raises by its ``error_code``, CommandError by default."""
     answer = parse_json(plugin_id, output)
     if not isinstance(answer, dict) or not isinstance(answer.get("success"), bool):
         raise CommandError(plugin_id, f"plugin {plugin_id!r} did not answer {command!r} with a command response")

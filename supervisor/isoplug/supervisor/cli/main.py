@@ -85,7 +85,9 @@ def _supervising(command: Callable[..., None]) -> Callable[..., None]:
             command(supervisor, *args, **kwargs)
 
     options = (
-        click.option("--plugins", type=click.Path(path_type=Path), metavar="DIR", help="Folder with a folder per plugin."),
+        click.option(
+            "--plugins", type=click.Path(path_type=Path), metavar="DIR", help="Folder with a folder per plugin."
+        ),
         click.option("--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder that plugins see."),
         click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder for plugin storage."),
         click.option("--root-index", metavar="FILE", help="The file, in the workspace, that grants permissions."),
@@ -110,7 +112,7 @@ def inspect(wasm: Path, as_json: bool) -> None:
     Example: isoplug inspect plugins/words/plugin.wasm --json
     """
     from isoplug.supervisor.cli import show
-    from isoplug.supervisor.supervisor import inspect as inspect_module
+    from isoplug.supervisor.inspection import inspect as inspect_module
 
     manifest = inspect_module(wasm)
     if as_json:
@@ -187,7 +189,7 @@ def event(supervisor: Supervisor, event_type: str, payload: str, as_json: bool) 
     """
     content = _parsed(payload, "--payload")
     if not isinstance(content, dict):
-        raise click.UsageError("--payload must be a JSON object, such as '{\"path\": \"a.md\"}'")
+        raise click.UsageError('--payload must be a JSON object, such as \'{"path": "a.md"}\'')
     receivers = supervisor.emit(event_type, content)
     supervisor.flush_events()
     if as_json:

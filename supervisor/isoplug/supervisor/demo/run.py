@@ -31,7 +31,10 @@ def run() -> None:
     """Show every scene on stdout. Raises PluginError when one of them fails."""
     console = Console(highlight=False, soft_wrap=True)
     before = _processes()
-    with _copies() as folder, Supervisor(folder / "plugins", folder / "journal", state_dir=folder / "state") as supervisor:
+    with (
+        _copies() as folder,
+        Supervisor(folder / "plugins", folder / "journal", state_dir=folder / "state") as supervisor,
+    ):
         _introduce(console, supervisor)
         _commands(console, supervisor, folder / "journal")
         _denial(console, supervisor)
@@ -58,7 +61,9 @@ def _commands(console: Console, supervisor: Supervisor, journal: Path) -> None:
     console.print(f"  {len(count['files'])} pages have {count['total']} words; today's entry is {entry['path']}")
     for name, content in _files(journal).items():
         if old.get(name) != content:
-            console.print(f"    [green]{'new' if name not in old else 'changed'}[/] {escape(name)} ({len(content)} bytes)")
+            console.print(
+                f"    [green]{'new' if name not in old else 'changed'}[/] {escape(name)} ({len(content)} bytes)"
+            )
 
 
 def _denial(console: Console, supervisor: Supervisor) -> None:
@@ -88,7 +93,9 @@ def _crash(console: Console, supervisor: Supervisor) -> None:
     heard_at = time.perf_counter()
     (error,) = outcome
     assert isinstance(error, WorkerCrashed), error
-    console.print(f"  after {_ms(heard_at - killed_at)} the caller got [red]{type(error).__name__}[/]: {escape(str(error))}")
+    console.print(
+        f"  after {_ms(heard_at - killed_at)} the caller got [red]{type(error).__name__}[/]: {escape(str(error))}"
+    )
     supervisor.call("demo.trouble", "manifest")
     answered_at = time.perf_counter()
     (new_pid,) = plugin.status.worker_pids

@@ -69,7 +69,7 @@ class Mailbox:
                 self._deliver(event)
             except PluginError as error:
                 self._failed(event, error)
-            except Exception:  # a fault of ours must not stop the events behind it
+            except Exception:  # noqa: BLE001  a fault of ours must not stop the events behind it
                 _log.exception("event.failed", plugin=self._plugin_id)
 
     def _failed(self, event: bytes, error: PluginError) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from isoplug.supervisor.host import clock, commands, events, files, runtime, storage, unavailable
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.defaults import LogSink, NoOfferedFiles, WorkspaceContext, for_nobody
+from isoplug.supervisor.host.defaults import LogSink, NoOfferedFiles, NoStorage, WorkspaceContext, for_nobody
 from isoplug.supervisor.host.registry import HOST_FUNCTIONS, GuestAbort, HostFunction
 from isoplug.supervisor.host.services import EventSink, FileSource, RuntimeContext, Services
 
@@ -17,6 +17,7 @@ __all__ = [
     "HostFunction",
     "LogSink",
     "NoOfferedFiles",
+    "NoStorage",
     "RuntimeContext",
     "Services",
     "WorkspaceContext",

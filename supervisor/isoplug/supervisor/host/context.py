@@ -1,4 +1,4 @@
-"""Who is calling: what a host function knows about the call it serves. The supervisor looks it up, no frame carries it."""
+"""Who is calling: what a host function knows about the call it serves. Looked up, never carried by a frame."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["HostContext"]
 
 @dataclass(frozen=True, slots=True)
 class HostContext:
-    """``run_command(plugin_id, command, params)`` is a nested command; ``is_cancelled(token)`` is cooperative cancelling."""
+    """``run_command(plugin_id, command, params)`` runs a nested command; ``is_cancelled(token)`` asks about a token."""
 
     plugin_id: str
     services: Services

@@ -6,11 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.host.services import Services
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import DenyAll
 
-__all__ = ["LogSink", "NoOfferedFiles", "WorkspaceContext", "for_nobody"]
+__all__ = ["LogSink", "NoOfferedFiles", "NoStorage", "WorkspaceContext", "for_nobody"]
 
 _log = get_logger(__name__)
 
@@ -40,6 +41,23 @@ class WorkspaceContext:
         if self._workspace is not None:
             current = {"id": self._workspace.name, "path": str(self._workspace), "provider_links": []}
         return {"server_url": None, "auth_token": None, "current_workspace": current}
+
+
+class NoStorage:
+    """For a host that has neither workspace nor plugins folder: nothing says where state should live."""
+
+    def get(self, plugin_id: str, key: str) -> bytes | None:  # noqa: ARG002
+        raise _no_storage(plugin_id)
+
+    def set(self, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:  # noqa: ARG002
+        raise _no_storage(plugin_id)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def _no_storage(plugin_id: str) -> ServiceError:
+    return ServiceError("this supervisor has no storage; give it state_dir= or a workspace", plugin_id=plugin_id)
 
 
 class _NoContext:

@@ -101,5 +101,3 @@ class Launcher:
     def close(self) -> None:
         self._zygote.close()
         self._context.term()
-
-

@@ -269,7 +269,7 @@ class Pool:
                     f"the number of extra instances of plugin {self._plugin_id!r}",
                     running + 1,
                     self._max_extra_instances,
-                    "its call chain comes back to it too often at once; raise calls.max_extra_instances if that is meant",
+                    "call chains come back to it too often at once; raise calls.max_extra_instances if that is meant",
                 )
             self._extra_starts += 1
         worker: Worker | None = None
@@ -336,7 +336,7 @@ class Pool:
             worker = self._start(chain, Deadline.after(self._start_timeout_seconds), 0)
         except PluginError as error:
             failure = str(error)
-        except Exception as error:  # a fault of ours must not leave the plugin "starting" for ever
+        except Exception as error:  # noqa: BLE001  a fault of ours must not leave the plugin "starting" for ever
             _log.exception("worker.start_failed", plugin=self._plugin_id)
             failure = f"{type(error).__name__}: {error}"
         with self._book.lock:

@@ -8,6 +8,7 @@ import signal
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from typing import NamedTuple
 
 from isoplug.shared.errors import WorkerCrashed
@@ -51,10 +52,8 @@ class WorkerProcess:
         return not poll.poll(0)
 
     def kill(self) -> None:
-        try:
+        with suppress(ProcessLookupError):  # it ended by itself just now
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # it ended by itself just now
 
     def exit_status(self, patience_seconds: float = _REPORT_SECONDS) -> ExitStatus:
         try:

@@ -194,4 +194,6 @@ class _Running:
         with self._lock:
             waiting, self._pending = list(self._pending), self._pending
         for request in waiting:
-            self._settle(request, SetupError(f"the process that workers are forked from has died: {last_words or 'no message'}"))
+            self._settle(
+                request, SetupError(f"the process that workers are forked from has died: {last_words or 'no message'}")
+            )

@@ -1,0 +1,109 @@
+"""Puts a supervisor together: checks folders, chooses the embedded defaults, builds what runs calls and starts workers.
+
+Everything that has to be closed again goes onto the caller's ``ExitStack`` as it is made, so that a failure half-way
+leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from isoplug.shared.errors import SetupError
+from isoplug.shared.limits import WorkerLimits
+from isoplug.supervisor.calls import CallRunner
+from isoplug.supervisor.config import Config, describe_problems
+from isoplug.supervisor.host import HOST_FUNCTIONS, NoStorage, Services
+from isoplug.supervisor.loader import Loader
+from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
+from isoplug.supervisor.plugins.table import PluginTable
+from isoplug.supervisor.pool import Launcher, LeaseBook
+from isoplug.supervisor.pool.launcher import make_runtime_dir
+from isoplug.supervisor.state import state_dir_for
+from isoplug.supervisor.storage import SqliteStorage, Storage
+from isoplug.supervisor.workspace import (
+    FileSystem,
+    GuardedFilesystem,
+    RootIndex,
+    WorkspaceFilesystem,
+    WorkspacePath,
+    find_root_index,
+)
+
+__all__ = ["configured", "default_checker", "default_storage", "engine", "existing_folder", "guarded_filesystem"]
+
+
+def configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
+    """``config`` with the arguments that were given. Raises SetupError that names what is wrong."""
+    changes = {
+        name: Path(value) if isinstance(value, (str, os.PathLike)) and name != "app_version" else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+    if call_timeout is not None:
+        changes["calls"] = {**dict(config.calls), "timeout": call_timeout}
+    try:
+        return config.override(**changes)
+    except ValidationError as error:
+        raise SetupError("; ".join(describe_problems(error))) from error
+
+
+def existing_folder(folder: Path | None, argument: str) -> Path | None:
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise SetupError(f"{argument}: {folder} is not a folder; make it, or name another")
+    return folder.resolve()
+
+
+def guarded_filesystem(
+    config: Config, workspace: Path | None, plugins: Path | None, own: FileSystem | None, cleanup: ExitStack
+) -> tuple[FileSystem | None, RootIndex]:
+    filesystem = own
+    if filesystem is None and workspace is not None:
+        # A plugins folder inside the workspace is closed to writes: whoever changes a module has its permissions.
+        confined = WorkspaceFilesystem(workspace, closed_to_writes=[plugins] if plugins is not None else [])
+        cleanup.callback(confined.close)
+        filesystem = confined
+    if filesystem is None:
+        return None, RootIndex(None)
+    named = None if config.root_index is None else WorkspacePath.parse(str(config.root_index), workspace)
+    index = find_root_index(filesystem, named)
+    return GuardedFilesystem(filesystem, index), index
+
+
+def default_checker(workspace: Path | None, index: RootIndex) -> Checker:
+    return DenyAll() if workspace is None else Frontmatter(workspace, index)
+
+
+def default_storage(config: Config, workspace: Path | None, plugins: Path | None, cleanup: ExitStack) -> Storage:
+    if workspace is None and plugins is None and config.state_dir is None:
+        return NoStorage()
+    storage = SqliteStorage(state_dir_for(workspace, plugins, config.state_dir) / "storage.sqlite3")
+    cleanup.callback(storage.close)
+    return storage
+
+
+def engine(config: Config, services: Services, table: PluginTable, cleanup: ExitStack) -> tuple[CallRunner, Loader]:
+    """What runs calls and what starts workers, over one runtime folder and one zygote."""
+    limits = WorkerLimits(
+        wasm_memory_bytes=config.limits.wasm_memory,
+        process_memory_bytes=config.limits.process_memory,
+        open_files=config.limits.open_files,
+        frame_bytes=config.limits.frame,
+    )
+    notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
+    functions = [name for name in HOST_FUNCTIONS if name not in notices]
+    runtime_dir = make_runtime_dir([os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"])
+    launcher = Launcher(runtime_dir, limits, functions, notices)
+    cleanup.callback(launcher.close)
+    book = LeaseBook()
+    runner = CallRunner(
+        table, services, book, call_timeout_seconds=config.calls.timeout, max_depth=config.calls.max_depth
+    )
+    return runner, Loader(launcher, runner, table, services, book, config)
