@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from guests import guest, renamed
 
+from guests import guest, renamed
 from isoplug.supervisor import Supervisor
 
 WAIT_SECONDS = 20.0
@@ -78,7 +79,7 @@ class Workspace:
     permissions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def grant(self, plugin_id: str = "test.probe", **rules: Any) -> Workspace:
-        """``grant(read_files=["all"])``, or a whole rule: ``grant(read_files={"include": [...], "exclude": [...]})``."""
+        """``grant(read_files=["all"])``, or a whole rule: ``grant(read_files={"include": ["all"], "exclude": ["x"]})``."""
         entry = self.permissions.setdefault(plugin_id, {})
         entry |= {name: rule if isinstance(rule, dict) else {"include": rule} for name, rule in rules.items()}
         plugins = {key: {"permissions": value} for key, value in self.permissions.items()}
@@ -127,20 +128,28 @@ def supervise(tmp_path: Path, plugins: PluginFolder, workspace: Workspace) -> It
         supervisor.close()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def runtime_base() -> Iterator[Path]:
+    """Where the supervisors of this run put their runtime folders; those of other runs are none of its business."""
+    with tempfile.TemporaryDirectory(prefix="iso-run-", dir="/tmp") as base, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", base)
+        yield Path(base)
+
+
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind() -> Iterator[None]:
+def leaves_nothing_behind(runtime_base: Path) -> Iterator[None]:  # noqa: ARG001
     """Fails a test that leaves a process, a descriptor, a thread or a runtime folder."""
-    before = _belongings()
+    before = belongings()
     yield
     give_up_at = time.monotonic() + WAIT_SECONDS
-    while (left := _left_behind(before)) and time.monotonic() < give_up_at:
+    while (left := left_behind(before)) and time.monotonic() < give_up_at:
         time.sleep(0.01)
     for pid in left.get("processes", ()):  # so that one failing test does not fail all that follow
         psutil.Process(pid).kill()
     assert not left, f"left behind: {left}"
 
 
-def _belongings() -> dict[str, set[Any]]:
+def belongings() -> dict[str, set[Any]]:
     return {
         "processes": {child.pid for child in psutil.Process().children(recursive=True)},
         "descriptors": {(fd, _target(fd)) for fd in os.listdir("/proc/self/fd") if _target(fd)},
@@ -149,8 +158,8 @@ def _belongings() -> dict[str, set[Any]]:
     }
 
 
-def _left_behind(before: dict[str, set[Any]]) -> dict[str, set[Any]]:
-    now = _belongings()
+def left_behind(before: dict[str, set[Any]]) -> dict[str, set[Any]]:
+    now = belongings()
     return {kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]}
 
 
@@ -162,8 +171,7 @@ def _target(fd: str) -> str | None:
 
 
 def _runtime_folders() -> list[Path]:
-    bases = {Path(base) for base in (os.environ.get("XDG_RUNTIME_DIR"), os.environ.get("TMPDIR"), "/tmp") if base}
-    return [path for base in bases if base.is_dir() for path in base.glob("isoplug-????????")]
+    return list(Path(os.environ["XDG_RUNTIME_DIR"]).glob("isoplug-????????"))
 
 
 @pytest.fixture

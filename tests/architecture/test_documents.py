@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -61,3 +63,18 @@ def test_no_module_of_the_package_is_left_out_of_the_wheel_by_an_ignore_rule() -
     assert len(files) > 15
     ignored = subprocess.run(["git", "check-ignore", *files], cwd=ROOT, capture_output=True, text=True, check=False)
     assert not ignored.stdout
+
+
+def test_the_readme_s_python_runs_on_the_demo_s_plugins(tmp_path: Path) -> None:
+    demo = Path(isoplug.supervisor.__file__).with_name("demo")
+    shutil.copytree(demo / "plugins", tmp_path / "plugins")
+    shutil.copytree(demo / "journal", tmp_path / "journal")
+    use, checker = re.findall(r"```python\n(.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data")}
+    run = [sys.executable, "-c", use]
+    result = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "'total'" in result.stdout
+    assert "read_files" in result.stdout
+    assert result.stdout.endswith(("ready\n", "busy\n"))
+    compile(checker, "README.md", "exec")

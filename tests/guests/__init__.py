@@ -85,6 +85,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "probe_no_handle_command": ("probe.c", ("NO_HANDLE_COMMAND",)),
     "probe_no_capabilities": ("probe.c", ("GUEST_CAPABILITIES=[]",)),
     "minimal": ("minimal.c", ()),
+    "parrot": ("parrot.c", ()),
     "unknown_import": ("unknown_import.c", ()),
     "bad_manifest_empty": ("bad_manifest.c", ("EMPTY",)),
     "bad_manifest_not_json": ("bad_manifest.c", ("NOT_JSON",)),

@@ -6,6 +6,7 @@ import os
 import socket
 import stat
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -386,3 +387,35 @@ def test_a_closed_directory_is_closed_by_its_other_mount_point_too(root: Path) -
             files.write(P("alias/evil/plugin.wasm"), b"x")
     finally:
         subprocess.run(["umount", alias], check=True)
+
+
+def test_a_write_that_may_not_replace_leaves_an_existing_file_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text("old")
+    with WorkspaceFilesystem(tmp_path) as filesystem:
+        with pytest.raises(ServiceError, match="exists already"):
+            filesystem.write(WorkspacePath(("a.md",)), b"new", replace=False)
+        filesystem.write(WorkspacePath(("b.md",)), b"new", replace=False)
+    assert (tmp_path / "a.md").read_text() == "old"
+    assert (tmp_path / "b.md").read_text() == "new"
+
+
+def test_of_many_writers_that_may_not_replace_exactly_one_wins(tmp_path: Path) -> None:
+    def write(number: int) -> bool:
+        try:
+            workspace.write(WorkspacePath(("new.md",)), str(number).encode(), replace=False)
+        except ServiceError:
+            return False
+        return True
+
+    with WorkspaceFilesystem(tmp_path) as workspace, ThreadPoolExecutor(8) as threads:
+        winners = [number for number, won in enumerate(threads.map(write, range(64))) if won]
+    assert len(winners) == 1
+    assert (tmp_path / "new.md").read_text() == str(winners[0])
+    assert os.listdir(tmp_path) == ["new.md"]
+
+
+def test_folders_are_not_made_deeper_than_tools_can_walk(tmp_path: Path) -> None:
+    with WorkspaceFilesystem(tmp_path) as filesystem:
+        filesystem.write(WorkspacePath(("a",) * 100), b"")
+        with pytest.raises(ServiceError, match="deeper than 100 folders"):
+            filesystem.write(WorkspacePath(("a",) * 99 + ("b", "c")), b"")

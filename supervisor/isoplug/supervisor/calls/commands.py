@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+import math
+from typing import Any
+
+from pydantic_core import from_json
 
 from isoplug.shared.errors import (
     CommandError,
@@ -55,7 +58,10 @@ def parse_json(plugin_id: str, output: bytes) -> Any:
             "use a raw call for bulk data",
         )
     try:
-        return json.loads(output.decode("utf-8"), parse_constant=_no_constant)
+        # Twice: the first refuses what serde_json refuses too, and what hosts could not print or send on (lone
+        # surrogates, NaN, nesting beyond 200 levels); the second refuses 1e999, of which the first makes an infinity.
+        from_json(output, allow_inf_nan=False)
+        return json.loads(output, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise CommandError(
             plugin_id, f"plugin {plugin_id!r} did not answer with JSON: {clip(str(error), 200)}"
@@ -77,8 +83,11 @@ def decode_answer(plugin_id: str, command: str, output: bytes) -> Any:
         case "config_error":
             raise ConfigError(plugin_id, message)
         case code:
-            raise CommandError(plugin_id, message, code if isinstance(code, str) else None)
+            raise CommandError(plugin_id, message, clip(code, 200) if isinstance(code, str) else None)
 
 
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"the number {digits[:50]} is too large")
+    return number

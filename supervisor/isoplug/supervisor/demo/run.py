@@ -82,9 +82,10 @@ def _crash(console: Console, supervisor: Supervisor) -> None:
         except PluginError as error:
             outcome.append(error)
 
+    idle = plugin.status
     caller = threading.Thread(target=spin)
     caller.start()
-    _wait_until(lambda: plugin.status.state == "busy")
+    _wait_until(lambda: plugin.status.cpu_seconds > idle.cpu_seconds + 0.05)  # now it is the guest that runs
     (pid,) = plugin.status.worker_pids
     console.print(f"  demo.trouble spin is running in pid {pid}; killing it")
     killed_at = time.perf_counter()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Self
 
-from pydantic import JsonValue, TypeAdapter
+from pydantic_core import from_json
 
+from isoplug.shared.errors import ServiceError
 from isoplug.shared.limits import ANSWER_JSON_BYTES
 from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.host.registry import Request, host_function
@@ -17,8 +18,6 @@ _log = get_logger("isoplug.guest")
 
 # The reference host's levels; what it does not know it logs as trace, which Python does not have.
 _LEVELS = {"error": _log.error, "warn": _log.warning, "info": _log.info}
-
-_ANY_JSON: TypeAdapter[JsonValue] = TypeAdapter(JsonValue)
 
 
 class _Line(Request):
@@ -33,7 +32,10 @@ class _Event(Request):
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
-        _ANY_JSON.validate_json(payload)
+        try:
+            from_json(payload, allow_inf_nan=False)  # pydantic's own validate_json takes NaN for JSON
+        except ValueError as error:
+            raise ServiceError(f"malformed input: Invalid JSON: {error}") from error
         return cls(text=payload.decode("utf-8"))
 
 

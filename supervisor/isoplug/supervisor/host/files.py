@@ -151,7 +151,7 @@ def _write(context: HostContext, text: str, content: bytes) -> None:
     path = context.path(text)
     exists = context.filesystem.stat(path) is not None
     context.require(Permission.EDIT_FILES if exists else Permission.CREATE_FILES, path.text)
-    context.filesystem.write(path, content)
+    context.filesystem.write(path, content, replace=exists)  # what was permitted, also if somebody was quicker
 
 
 def _children(context: HostContext, directory: WorkspacePath) -> Iterator[tuple[WorkspacePath, bool]]:

@@ -89,8 +89,10 @@ class HostFunction:
         except PermissionDenied as error:
             _log.info("permission.denied", plugin=context.plugin_id, function=self.name, reason=str(error))
             return self._fail(str(error))
-        except PluginError as error:
+        except ServiceError as error:
             return self._fail(f"{self.name}: {error}")
+        except PluginError as error:  # of another plugin's command: that plugin's own words
+            return self._fail(str(error))
         except Exception:  # noqa: BLE001  a service of the host's own may raise anything; no guest may see it
             _log.exception("host_function.failed", plugin=context.plugin_id, function=self.name)
             return self._fail(f"{self.name}: internal error of the host")

@@ -44,6 +44,9 @@ __all__ = ["DirectoryEntry", "FileStat", "FileSystem", "WorkspaceFilesystem"]
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_EXISTS: Final = "it exists already"
+MAX_DEPTH: Final = 100
+"""Of folders that a guest may make: more than a person does, fewer than recursive tools choke on (``rglob``: 1,000)."""
 _NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 _OPEN_ATTEMPTS: Final = 100
 
@@ -72,8 +75,9 @@ class FileSystem(Protocol):
         """The file's bytes, for reading; the caller closes it."""
         ...
 
-    def write(self, path: WorkspacePath, data: bytes) -> None:
-        """Create or replace the file, with its parent directories, in one step."""
+    def write(self, path: WorkspacePath, data: bytes, *, replace: bool = True) -> None:
+        """Create the file, with its parent directories, or ``replace`` it, in one step. Without ``replace`` a file that
+        exists, also one made just now, is left alone and ServiceError raised."""
         ...
 
     def delete(self, path: WorkspacePath) -> None:
@@ -122,21 +126,24 @@ class WorkspaceFilesystem:
         with _door("read", path), self._directory_of(path) as directory:
             return io.BufferedReader(_open_regular(directory, path.name))
 
-    def write(self, path: WorkspacePath, data: bytes) -> None:
+    def write(self, path: WorkspacePath, data: bytes, *, replace: bool = True) -> None:
         """Create or replace a regular file; on failure the old content is untouched and nothing is left
         behind (except, perhaps, parent directories).
 
         Raises:
             ServiceError: a parent or the file itself is a symbolic link or a special file, the file is a
-                directory or read-only, the place is closed to guests, or the disk said no.
+                directory or read-only, the place is closed to guests, the disk said no, the path is deeper than
+                100 folders, or the file exists and ``replace`` is False.
         """
         with _door("write", path), self._directory_of(path, writing=True, create=True) as directory:
             old = _lstat(directory, path.name)
+            if old is not None and not replace:
+                raise _Refused(_EXISTS)
             if old is not None:
                 self._require_replaceable(directory, path.name, old)
                 if not old.st_mode & 0o222:
                     raise _Refused("it is read-only")
-            _replace(directory, path.name, data, old)
+            _put(directory, path.name, data, old)
 
     def delete(self, path: WorkspacePath) -> None:
         """Remove a regular file. Raises ServiceError when it is missing or anything else."""
@@ -209,6 +216,8 @@ class WorkspaceFilesystem:
             raise _Refused("it is the workspace itself, not a file")
         if writing and any(_is_prefix(parts, path.parts) for parts in self._closed_parts if parts is not None):
             raise _Refused(_CLOSED)
+        if create and len(path.parts) > MAX_DEPTH:
+            raise _Refused(f"it is deeper than {MAX_DEPTH} folders")
         with self._directory(path.parent, writing=writing, create=create) as directory:
             yield directory
 
@@ -412,7 +421,7 @@ def _open_regular(directory: int, name: str) -> _Reader:
 # --- writing ------------------------------------------------------------------------------------------------
 
 
-def _replace(directory: int, name: str, data: bytes, old: os.stat_result | None) -> None:
+def _put(directory: int, name: str, data: bytes, old: os.stat_result | None) -> None:
     temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
     # A private file stays private while it is half-written; a new one gets what the umask leaves.
     mode = 0o666 if old is None else 0o600
@@ -428,11 +437,17 @@ def _replace(directory: int, name: str, data: bytes, old: os.stat_result | None)
         with open(descriptor, "wb", closefd=False) as stream:
             stream.write(data)
         os.fsync(descriptor)
-        if not is_named:
-            os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=directory, follow_symlinks=True)
-            is_named = True
-        os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-        is_named = False
+        if old is None and not is_named:
+            # Unlike a rename, this leaves alone what got the name in the meantime.
+            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory, follow_symlinks=True)
+        else:
+            if not is_named:
+                os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=directory, follow_symlinks=True)
+                is_named = True
+            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
+            is_named = False
+    except FileExistsError:
+        raise _Refused(_EXISTS) from None
     finally:
         if descriptor is not None:
             os.close(descriptor)

@@ -202,15 +202,15 @@ class GuardedFilesystem:
     def children(self, path: WorkspacePath) -> list[DirectoryEntry]:
         return self.filesystem.children(path)
 
-    def write(self, path: WorkspacePath, data: bytes) -> None:
+    def write(self, path: WorkspacePath, data: bytes, *, replace: bool = True) -> None:
         """As the filesystem's, and ServiceError when the guard refuses."""
         with self._lock:
             concerns, is_protected = self._concerns(path)
             if concerns:
                 _refuse(f"cannot write {str(path)!r}", self._reason_against_write(path, data, is_protected))
-                self.filesystem.write(path, data)
+                self.filesystem.write(path, data, replace=replace)
                 return
-        self.filesystem.write(path, data)
+        self.filesystem.write(path, data, replace=replace)
 
     def delete(self, path: WorkspacePath) -> None:
         """As the filesystem's, and ServiceError when the guard refuses."""
