@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import extism
 import zmq
-from guests import guest
 
+from guests import guest
 from isoplug.supervisor import AllowAll, Supervisor
 
 PAYLOAD = b"x" * 100

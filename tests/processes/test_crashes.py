@@ -8,8 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import PluginFolder, wait_until
 
+from conftest import PluginFolder, wait_until
 from isoplug.supervisor import Supervisor, WorkerCrashed
 
 PROBE = "test.probe"
@@ -18,9 +18,10 @@ PROBE = "test.probe"
 def kill_during(supervisor: Supervisor, plugin_id: str, command: str = "spin") -> WorkerCrashed:
     """Kill the plugin's worker while ``command`` runs; the error its caller gets."""
     plugin = supervisor.plugins[plugin_id]
+    idle = plugin.status
     with ThreadPoolExecutor(1) as threads:
         call = threads.submit(supervisor.command, plugin_id, command)
-        wait_until(lambda: plugin.status.state == "busy")
+        wait_until(lambda: plugin.status.cpu_seconds > idle.cpu_seconds + 0.05, "the guest to spin")
         os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
         error = call.exception()
     assert isinstance(error, WorkerCrashed)

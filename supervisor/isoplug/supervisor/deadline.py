@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from isoplug.shared.errors import InvalidArgument
 
@@ -14,8 +14,7 @@ __all__ = ["MAX_TIMEOUT_SECONDS", "Deadline"]
 MAX_TIMEOUT_SECONDS = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
-class Deadline:
+class Deadline(NamedTuple):
     """``at`` is an instant of ``time.monotonic``; ``timeout_seconds`` is how far off it was, for messages."""
 
     at: float
@@ -24,7 +23,8 @@ class Deadline:
     @classmethod
     def after(cls, timeout_seconds: float) -> Deadline:
         """A deadline that many seconds from now. Raises InvalidArgument unless 0 < seconds <= one day."""
-        if not isinstance(timeout_seconds, (int, float)) or not 0 < timeout_seconds <= MAX_TIMEOUT_SECONDS:
+        is_number = isinstance(timeout_seconds, (int, float)) and not isinstance(timeout_seconds, bool)
+        if not is_number or not 0 < timeout_seconds <= MAX_TIMEOUT_SECONDS:
             raise InvalidArgument(
                 f"timeout must be seconds, more than 0 and at most {MAX_TIMEOUT_SECONDS:g}, not {timeout_seconds!r}"
             )

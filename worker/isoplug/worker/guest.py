@@ -29,13 +29,17 @@ class GuestFailure(Exception):
 
 
 class _Instance(extism.Plugin):  # type: ignore[misc]
-    """extism.Plugin that keeps the return code, the only thing that tells a trap from an error the guest reported."""
+    """extism.Plugin that keeps the return code, the only thing that tells a trap from an error the guest reported.
+
+    Code 0 is success whatever the guest left in its error slot, as it is for Extism's own Rust host.
+    """
 
     return_code = 0
 
     def _check_error(self, return_code: int) -> None:
         self.return_code = return_code
-        super()._check_error(return_code)
+        if return_code:
+            super()._check_error(return_code)
 
 
 class Guest:
@@ -45,7 +49,7 @@ class Guest:
     directories, because guests built for ``wasm32-wasip1`` import it (the reference host does the same).
     """
 
-    def __init__(self, wasm: bytes, functions: list[Any], wasm_memory_bytes: int) -> None:
+    def __init__(self, wasm: bytes, functions: list[Any], wasm_memory_bytes: int, output_bound: int) -> None:
         # Bytes would be taken for a manifest when they look like one, and a manifest may name files: always wrap.
         manifest = {
             "wasm": [{"data": base64.b64encode(wasm).decode("ascii")}],
@@ -59,20 +63,31 @@ class Guest:
         except extism.Error as error:
             raise GuestFailure(FailureKind.TRAP, _reason(error)) from error
         self._wasm_memory_bytes = wasm_memory_bytes
+        self._output_bound = output_bound
+        self._exports: set[str] = set()  # those that were asked for and are there
 
-    def call(self, export: str, data: bytes, output_bound: int) -> bytes:
+    def call(self, export: str, data: bytes) -> bytes:
         """Call ``export``. Raises GuestFailure; anything but MISSING and GUEST leaves the instance unusable."""
-        if not self._instance.function_exists(export):
-            raise GuestFailure(FailureKind.MISSING, f"no export {export!r}")
+        if export not in self._exports:
+            if not self._instance.function_exists(export):
+                raise GuestFailure(FailureKind.MISSING, f"no export {export!r}")
+            self._exports.add(export)
         try:
-            output = self._instance.call(export, data, parse=lambda buffer: _bounded(buffer, output_bound))
+            output: bytes = self._instance.call(export, data, parse=self._bounded)
         except extism.Error as error:
             raise self._failure(_reason(error)) from error
         except UnicodeDecodeError as error:  # Extism decodes the guest's error text strictly
             raise self._failure(clip(error.object.decode("utf-8", "replace"))) from error
         except OverflowError as error:  # output_set with bounds that wrap around
             raise GuestFailure(FailureKind.LIMIT, "the guest set an output outside its memory") from error
-        return bytes(output)
+        return output
+
+    def _bounded(self, buffer: Any) -> bytes:
+        if len(buffer) > self._output_bound:
+            raise GuestFailure(
+                FailureKind.LIMIT, f"the output of {len(buffer)} bytes is over the limit of {self._output_bound}"
+            )
+        return bytes(buffer)
 
     def _failure(self, text: str) -> GuestFailure:
         if self._instance.return_code not in _TRAP_CODES:
@@ -80,12 +95,6 @@ class Guest:
         if text == "oom":
             text = f"out of memory: the guest asked for more than {self._wasm_memory_bytes} bytes"
         return GuestFailure(FailureKind.TRAP, text)
-
-
-def _bounded(buffer: Any, bound: int) -> bytes:
-    if len(buffer) > bound:
-        raise GuestFailure(FailureKind.LIMIT, f"the output of {len(buffer)} bytes is over the limit of {bound}")
-    return bytes(buffer)
 
 
 def _reason(error: extism.Error) -> str:

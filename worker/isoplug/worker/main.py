@@ -34,19 +34,19 @@ def live(socket_path: str, limits: WorkerLimits, lifeline_fd: int) -> int:
     courier = Courier(link, limits.frame_bytes)
     stubs = register(courier, load.functions.splitlines(), load.notices.splitlines())
     try:
-        guest = Guest(load.wasm, stubs, limits.wasm_memory_bytes)
+        guest = Guest(load.wasm, stubs, limits.wasm_memory_bytes, output_bound=limits.frame_bytes)
     except GuestFailure as failure:
         link.send(LoadFailed(failure.text))
         link.close()
         return 0
     del load  # the module's bytes; the compiled code stands elsewhere
     link.send(Loaded())
-    exit_code = _serve(link, guest, courier, limits.frame_bytes)
+    exit_code = _serve(link, guest, courier)
     link.close()
     return exit_code
 
 
-def _serve(link: Link, guest: Guest, courier: Courier, output_bound: int) -> int:
+def _serve(link: Link, guest: Guest, courier: Courier) -> int:
     while True:
         message = link.receive()
         if isinstance(message, Stop):
@@ -54,14 +54,14 @@ def _serve(link: Link, guest: Guest, courier: Courier, output_bound: int) -> int
         if not isinstance(message, Invoke):
             return EXIT_PROTOCOL
         courier.begin(message.call)
-        link.send(_invoke(guest, courier, message, output_bound))
+        link.send(_invoke(guest, courier, message))
 
 
-def _invoke(guest: Guest, courier: Courier, invoke: Invoke, output_bound: int) -> Returned | Failed:
+def _invoke(guest: Guest, courier: Courier, invoke: Invoke) -> Returned | Failed:
     failure: GuestFailure | None = None
     output = b""
     try:
-        output = guest.call(invoke.export, invoke.input, output_bound)
+        output = guest.call(invoke.export, invoke.input)
     except GuestFailure as error:
         failure = error
     if courier.broken is not None:  # whatever the guest made of it, it went on without an answer it was owed

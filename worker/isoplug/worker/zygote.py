@@ -79,7 +79,12 @@ class Zygote:
         pid = os.fork()
         if not pid:
             _become_worker(socket_path, limits, self._lifeline_fd)
-        pidfd = os.pidfd_open(pid)
+        try:
+            pidfd = os.pidfd_open(pid)
+        except OSError:  # the caller hears that it was refused, so it must not be there
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         self._children[pidfd] = pid
         self._poll.register(pidfd, select.POLLIN)
         socket.send_fds(self._control, [msgpack.packb(["forked", request, pid])], [pidfd])
@@ -108,7 +113,9 @@ def main(control_fd: int, supervisor_pidfd: int, lifeline_fd: int, runtime_dir: 
     try:
         zygote.serve()
     except (OSError, ValueError):
-        traceback.print_exc(file=sys.stderr)  # the supervisor reads it and puts it into its error
-    finally:
+        # A fault of this process: the supervisor reads what it was and starts another one. The workers go on, they
+        # have the lifeline.
+        traceback.print_exc(file=sys.stderr)
+    else:
         zygote.end_children()
-        shutil.rmtree(runtime_dir, ignore_errors=True)
+        shutil.rmtree(runtime_dir, ignore_errors=True)  # the supervisor may have been killed: nobody else would do it

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import NamedTuple
 
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.pool import Chain
@@ -12,8 +12,7 @@ from isoplug.supervisor.pool import Chain
 __all__ = ["Frame"]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """``depth`` is 0 for a call from outside, its caller's plus 1 for a nested one (SPEC section 9).
 
     ``offered_files`` (key → bytes) go to the plugin that the outside call names, not to those it calls in turn.
@@ -22,7 +21,7 @@ class Frame:
     chain: Chain
     deadline: Deadline
     depth: int = 0
-    offered_files: Mapping[str, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    offered_files: Mapping[str, bytes] = MappingProxyType({})
 
     def nested(self) -> Frame:
         """The frame of a command that this call's plugin runs in another: same chain, same deadline, one deeper."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 from isoplug.shared.errors import (
@@ -67,21 +66,22 @@ class CallRunner:
         """None means the configured default. Raises InvalidArgument."""
         return Deadline.after(self._call_timeout_seconds if timeout_seconds is None else timeout_seconds)
 
-    @contextmanager
     def open_frame(
         self, deadline: Deadline, offered_files: Mapping[str, bytes] | None = None, chain: Chain | None = None
-    ) -> Iterator[Frame]:
-        """A call from outside, depth 0. Raises SupervisorClosed."""
-        chain = chain or self.new_chain()
+    ) -> _OpenFrame:
+        """Context manager: a call from outside, depth 0. Entering raises SupervisorClosed."""
+        return _OpenFrame(self, Frame(chain or self.new_chain(), deadline, 0, offered_files or {}))
+
+    def let_in(self, chain: Chain) -> None:
         with self._gate:
             if self._is_closing:
                 raise SupervisorClosed
             self._chains.add(chain)
-        try:
-            yield Frame(chain, deadline, 0, offered_files or {})
-        finally:
-            with self._gate:
-                self._chains.discard(chain)
+
+    def let_out(self, chain: Chain) -> None:
+        with self._gate:
+            self._chains.discard(chain)
+            if self._is_closing:
                 self._gate.notify_all()
 
     def drain(self, deadline: Deadline) -> None:
@@ -110,21 +110,14 @@ class CallRunner:
 
         Raises what SPEC section 11 lists; afterwards the worker is back or replaced.
         """
-        with plugin.counters.counting():
-            lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
-            try:
-                output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
-            except _WorkerLost as lost:
-                lease.discard(lost.cause, counts=lost.counts)
-                raise lost.error from None
-            except PluginError:  # the guest said no, in good order
-                lease.release()
-                raise
-            except BaseException:  # an interrupt of the caller's thread, in the middle of an exchange
-                lease.discard("its caller was interrupted", counts=False)
-                raise
-            lease.release()
-            return output
+        plugin.counters.begin()
+        try:
+            return self._call_leased(plugin, export, data, frame, doing)
+        except CommandNotFound:
+            raise  # an optional export that is missing is no failure
+        except BaseException:
+            plugin.counters.fail()
+            raise
 
     def call_starting(
         self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, services: Services | None = None
@@ -141,6 +134,22 @@ class CallRunner:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
+    def _call_leased(self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None) -> bytes:
+        lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
+        try:
+            output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
+        except _WorkerLost as lost:
+            lease.discard(lost.cause, counts=lost.counts)
+            raise lost.error from None
+        except PluginError:  # the guest said no, in good order
+            lease.release()
+            raise
+        except BaseException:  # an interrupt of the caller's thread, in the middle of an exchange
+            lease.discard("its caller was interrupted", counts=False)
+            raise
+        lease.release()
+        return output
+
     def _call_in(
         self,
         worker: Worker,
@@ -156,7 +165,7 @@ class CallRunner:
                 plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, "see limits.frame"
             )
         doing = doing or f"export {export!r}"
-        serve = self._server(plugin_id, frame, services)
+        serve = _HostCalls(self, plugin_id, frame, services)
         outer = frame.chain.enter(worker)
         try:
             outcome = exchange(worker, export, data, frame.deadline, serve)
@@ -164,33 +173,13 @@ class CallRunner:
             raise self._lost(worker, plugin_id, doing, frame, end) from None
         finally:
             frame.chain.leave(outer)
+        if frame.chain.is_cancelled:  # while the result was on its way: the worker is dead, or about to be
+            raise self._lost(worker, plugin_id, doing, frame, Gone())
         if isinstance(outcome, Failed):
             raise _failure(plugin_id, export, doing, outcome)
         return outcome.output
 
-    def _server(self, plugin_id: str, frame: Frame, services: Services) -> Callable[[str, bytes], bytes]:
-        """Answers the host calls of one call: who calls, how deep and until when are fixed here."""
-        context = HostContext(
-            plugin_id=plugin_id,
-            services=services,
-            deadline=frame.deadline,
-            offered_files=frame.offered_files,
-            is_cancelled=lambda token: frame.chain.is_cancelled or self._table.is_token_cancelled(plugin_id, token),
-            run_command=lambda target, command, params: self._nested(context, target, command, params, frame),
-        )
-
-        def serve(function: str, payload: bytes) -> bytes:
-            known = HOST_FUNCTIONS.get(function)
-            if known is None:
-                raise Breach("it called a host function that it was not given")
-            answer = known.run(context, payload)
-            if frame.chain.is_cancelled:
-                raise Gone  # killed, or about to be: a cancelled chain goes no further
-            return answer
-
-        return serve
-
-    def _nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
+    def run_nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
         """``host_plugin_command`` (SPEC section 9)."""
         if target_id == caller.plugin_id:
             raise ServiceError(f"plugin {target_id!r} cannot run a command of its own through the host")
@@ -200,6 +189,9 @@ class CallRunner:
         if frame.depth >= self._max_depth:
             raise DepthLimitExceeded(target_id, self._max_depth)
         return self.command(target, command, params, frame.nested())
+
+    def is_token_cancelled(self, plugin_id: str, token: str) -> bool:
+        return self._table.is_token_cancelled(plugin_id, token)
 
     def _lost(self, worker: Worker, plugin_id: str, doing: str, frame: Frame, end: Exception) -> _WorkerLost:
         """The worker is dead or has to die: kill it, and say why in the caller's terms."""
@@ -223,6 +215,58 @@ class CallRunner:
                 status = worker.process.exit_status()
                 crash = WorkerCrashed(plugin_id, str(status), signal=status.signal, exit_code=status.exit_code)
                 return _WorkerLost(crash, f"{status} during {doing}", counts=True)
+
+
+class _OpenFrame:
+    """A class, not a generator: entering and leaving is on the path of every call."""
+
+    __slots__ = ("_frame", "_runner")
+
+    def __init__(self, runner: CallRunner, frame: Frame) -> None:
+        self._runner, self._frame = runner, frame
+
+    def __enter__(self) -> Frame:
+        self._runner.let_in(self._frame.chain)
+        return self._frame
+
+    def __exit__(self, *_: object) -> None:
+        self._runner.let_out(self._frame.chain)
+
+
+class _HostCalls:
+    """Answers the host calls of one call: who calls, how deep and until when are fixed here. Many calls make none, so
+    the context is built for the first one."""
+
+    __slots__ = ("_context", "_frame", "_plugin_id", "_runner", "_services")
+
+    def __init__(self, runner: CallRunner, plugin_id: str, frame: Frame, services: Services) -> None:
+        self._runner, self._plugin_id, self._frame, self._services = runner, plugin_id, frame, services
+        self._context: HostContext | None = None
+
+    def __call__(self, function: str, payload: bytes) -> bytes:
+        known = HOST_FUNCTIONS.get(function)
+        if known is None:
+            raise Breach("it called a host function that it was not given")
+        if self._context is None:
+            self._context = self._make_context()
+        answer = known.run(self._context, payload)
+        if self._frame.chain.is_cancelled:
+            raise Gone  # killed, or about to be: a cancelled chain goes no further
+        return answer
+
+    def _make_context(self) -> HostContext:
+        runner, frame = self._runner, self._frame
+        context = HostContext(
+            plugin_id=self._plugin_id,
+            services=self._services,
+            deadline=frame.deadline,
+            offered_files=frame.offered_files,
+            is_cancelled=lambda token: (
+                frame.chain.is_cancelled or runner.is_token_cancelled(self._plugin_id, token)
+            ),
+            run_command=lambda target, command, params: runner.run_nested(context, target, command, params, frame),
+        )
+        return context
 
 
 def _failure(plugin_id: str, export: str, doing: str, failed: Failed) -> Exception:

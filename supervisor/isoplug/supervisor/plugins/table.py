@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from isoplug.shared.errors import CommandNotFound, LoadError, PluginNotFound
+from isoplug.shared.errors import LoadError, PluginNotFound
 from isoplug.supervisor.observe.status import PluginStatus, resources_of
 from isoplug.supervisor.plugins.manifest import Manifest
 from isoplug.supervisor.pool import Pool
@@ -27,18 +26,13 @@ class Counters:
         self.calls = 0
         self.failures = 0
 
-    @contextmanager
-    def counting(self) -> Iterator[None]:
+    def begin(self) -> None:
         with self._lock:
             self.calls += 1
-        try:
-            yield
-        except CommandNotFound:
-            raise  # an optional export that is missing is no failure
-        except BaseException:
-            with self._lock:
-                self.failures += 1
-            raise
+
+    def fail(self) -> None:
+        with self._lock:
+            self.failures += 1
 
 
 class Plugin:

@@ -8,18 +8,24 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from isoplug.shared.errors import CallTimeout, LoadError, SetupError, WorkerCrashed
+from isoplug.shared.errors import CallTimeout, LoadError, SetupError, SupervisorClosed, WorkerCrashed
 from isoplug.shared.limits import WorkerLimits
 from isoplug.shared.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence, open_context
 from isoplug.supervisor.pool.worker import Worker, WorkerProcess
 from isoplug.supervisor.pool.zygote import Zygote
 
 __all__ = ["Launcher", "make_runtime_dir"]
 
+_log = get_logger(__name__)
+
 #: The kernel allows 107 bytes for a socket's path; this leaves room for the worker's number.
 _RUNTIME_DIR_BYTES = 90
+
+#: How long closing waits for threads that are in the middle of a call although its worker is dead.
+_FAREWELL_SECONDS = 5.0
 
 
 def make_runtime_dir(candidates: Sequence[str | None]) -> Path:
@@ -50,7 +56,8 @@ class Launcher:
         self._context = open_context()
         self._zygote = Zygote(runtime_dir)
         self._numbers = itertools.count()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # makes sockets one at a time, and none in a context that is being ended
+        self._is_closed = False
 
     def launch(self, wasm: bytes, plugin: str, deadline: Deadline) -> Worker:
         """A worker that has compiled and instantiated ``wasm``; ``plugin`` is only for messages.
@@ -58,7 +65,9 @@ class Launcher:
         Raises LoadError (the module is at fault), WorkerCrashed, CallTimeout, SetupError (the machine is at fault).
         """
         socket_path = self._runtime_dir / f"w{next(self._numbers)}"
-        with self._lock:  # a context may make one socket at a time
+        with self._lock:
+            if self._is_closed:
+                raise SupervisorClosed(plugin)
             link = Link(self._context, str(socket_path), self._limits.frame_bytes)
         process: WorkerProcess | None = None
         try:
@@ -88,7 +97,7 @@ class Launcher:
         hello = worker.link.receive(deadline)
         if hello != Hello(PROTOCOL):
             raise Breach("it did not say hello")
-        socket_path.unlink()  # its only peer is connected: nobody else can be
+        socket_path.unlink(missing_ok=True)  # its only peer is connected: nobody else can be
         worker.link.send(Load(wasm, self._functions, self._notices))
         match worker.link.receive(deadline):
             case Loaded():
@@ -99,5 +108,17 @@ class Launcher:
                 raise Breach("it did not answer whether it loaded")
 
     def close(self) -> None:
+        """End every process that is left; whoever talks to one notices and closes its socket."""
+        with self._lock:
+            self._is_closed = True
         self._zygote.close()
-        self._context.term()
+        # Waits for the sockets, so for threads that may be in a host's own service: those must not hold up the host.
+        ending = threading.Thread(target=self._context.term, name="isoplug-zmq-term", daemon=True)
+        ending.start()
+        ending.join(_FAREWELL_SECONDS)
+        if ending.is_alive():
+            _log.error("supervisor.call_outlives_it", advice="a host service does not return; its thread is left alone")
+
+    def let_go(self) -> None:
+        """In a fork of the host: see ``Zygote.let_go``."""
+        self._zygote.let_go()

@@ -41,10 +41,18 @@ class Chain:
 
     def __init__(self, book: LeaseBook) -> None:
         self.waiting_for: Pool | None = None  # guarded by the book's lock
-        self.turn = threading.Condition(book.lock)
+        self._book = book
+        self._turn: threading.Condition | None = None
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._is_cancelled = False
+
+    @property
+    def turn(self) -> threading.Condition:
+        """What the chain waits on for a worker; over the book's lock, which has to be held. Few chains ever wait."""
+        if self._turn is None:
+            self._turn = threading.Condition(self._book.lock)
+        return self._turn
 
     @property
     def is_cancelled(self) -> bool:
@@ -68,5 +76,5 @@ class Chain:
             self._is_cancelled = True
             if self._worker is not None:
                 self._worker.process.kill()
-        with self.turn:
+        with self._book.lock:
             self.turn.notify()

@@ -10,6 +10,7 @@ import select
 
 import zmq
 
+from isoplug.shared.errors import SetupError
 from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
 from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode
 from isoplug.supervisor.deadline import Deadline
@@ -18,6 +19,10 @@ __all__ = ["Breach", "Gone", "Link", "Silence", "open_context"]
 
 #: After a worker's death its last frames may still be in libzmq's I/O thread; they get this long, in milliseconds.
 _LAST_WORDS_MS = 5
+#: Frames that libzmq holds in either direction: its own default is 1,000, each of which may be as large as
+#: ``frame_bytes``. The protocol has one under way; the others are for notices, which nobody waits for, and because
+#: libzmq counts a frame as gone only with the second one after it.
+_WAITING_FRAMES = 4
 
 
 class Silence(Exception):
@@ -41,10 +46,20 @@ class Link:
     """Bound before the worker is forked; ``watch`` says whose death ends a wait."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], socket_path: str, frame_bytes: int) -> None:
-        self._socket = context.socket(zmq.PAIR)
+        try:
+            self._socket = context.socket(zmq.PAIR)
+        except zmq.ZMQError as error:
+            raise SetupError(f"cannot make a socket for a worker: {error}; free descriptors") from error
         self._socket.linger = 0
         self._socket.maxmsgsize = frame_bytes + FRAME_OVERHEAD_BYTES
-        self._socket.bind(f"ipc://{socket_path}")
+        self._socket.rcvhwm = self._socket.sndhwm = _WAITING_FRAMES
+        try:
+            self._socket.bind(f"ipc://{socket_path}")
+        except zmq.ZMQError as error:
+            self._socket.close()
+            raise SetupError(
+                f"cannot make the socket {socket_path}: {error}; start a new Supervisor if something removed its folder"
+            ) from error
         self._poller = zmq.Poller()
         self._poller.register(self._socket, zmq.POLLIN)
         self._pidfd = -1
@@ -79,14 +94,14 @@ class Link:
 
     def has_unread(self) -> bool:
         """True when the worker sent something that nobody asked for."""
-        return bool(self._socket.poll(0))
+        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
 
     def close(self) -> None:
         self._socket.close()
 
     def _read(self) -> FromWorker:
         frame = self._socket.recv(zmq.NOBLOCK)
-        if self._socket.rcvmore:
+        if self._socket.get(zmq.RCVMORE):
             raise Breach("it sent a message of several frames")
         try:
             return decode_from_worker(frame)

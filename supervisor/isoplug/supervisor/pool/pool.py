@@ -61,14 +61,16 @@ class Lease:
         if self._is_extra:
             self._pool.drop_extra(self.worker)
         else:
-            self._pool.take_back()
+            self._pool.take_back(self.worker)
 
     def discard(self, failure: str, *, counts: bool) -> None:
         """The worker is dead or in an unknown state. ``counts`` says whether that is the plugin's fault."""
-        self.worker.end()
         if self._is_extra:
             self._pool.drop_extra(self.worker)
-        else:
+            return
+        try:
+            self.worker.end()
+        finally:  # ending waits, and may be interrupted; the next caller must not wait for ever
             self._pool.replace(self.worker, failure, counts=counts)
 
 
@@ -120,15 +122,27 @@ class Pool:
                 worker = self._worker
                 assert worker is not None
                 self.holder = chain
-            if worker.is_fit():
-                return Lease(self, worker, is_extra=False)
-            Lease(self, worker, is_extra=False).discard("it died or spoke while nobody asked it", counts=True)
+            lease = Lease(self, worker, is_extra=False)
+            try:
+                is_fit = worker.is_fit()
+            except BaseException:  # an interrupt of the caller's thread
+                lease.release()
+                raise
+            if is_fit:
+                return lease
+            lease.discard("it died or spoke while nobody asked it", counts=True)
         return self._acquire_extra(chain, deadline, depth)
 
-    def take_back(self) -> None:
+    def take_back(self, worker: Worker) -> None:
         with self._book.lock:
             self.holder = None
+            # A death during the lease is its holder's to notice (``_on_exit`` left it alone): this is the last chance.
+            is_dead = worker.process.exited.done() and not self._is_closed
+            if is_dead:
+                self._lose_idle(worker)
             self._announce()
+        if is_dead:
+            worker.end()
 
     def replace(self, worker: Worker, failure: str, *, counts: bool) -> None:
         """``worker`` has ended; start another, when the budget allows one."""
@@ -139,10 +153,10 @@ class Pool:
             self._announce()
 
     def drop_extra(self, worker: Worker) -> None:
-        worker.end()
-        with self._book.lock:
+        with self._book.lock:  # first out of reach of ``close``, then ended
             self._extras.discard(worker)
             self._announce()
+        worker.end()
 
     # --- for the supervisor ---------------------------------------------------------------------------------------
 
@@ -177,21 +191,25 @@ class Pool:
             self._changed.notify_all()
 
     def close(self, deadline: Deadline, farewell: Callable[[Worker], None]) -> None:
-        """No more leases; wait for the one that is out until ``deadline``, then ``farewell`` and end the worker."""
+        """No more leases; wait for those that are out until ``deadline``, end what does not come back by then; the
+        worker gets ``farewell`` and ends. Idempotent."""
         with self._book.lock:
             self._is_closed = True
             self._wake_everybody()
-            self._changed.wait_for(lambda: self.holder is None and not self._extras, deadline.remaining_seconds())
-            holder, worker, extras = self.holder, self._worker, tuple(self._extras)
-            if holder is None:
-                self._worker = None
+            self._changed.wait_for(self._is_at_rest, deadline.remaining_seconds())
+            holder = self.holder
+            for extra in self._extras:
+                extra.process.kill()
         if holder is not None:
-            holder.cancel()  # its own thread sees the worker die and ends it
-        elif worker is not None:
+            holder.cancel()  # its own thread sees the worker die and ends it, or is just bringing it back alive
+        with self._book.lock:
+            self._changed.wait_for(self._is_at_rest, _LEAVE_SECONDS)
+            worker = None
+            if self.holder is None:
+                worker, self._worker = self._worker, None
+        if worker is not None:
             farewell(worker)
             worker.end(grace_seconds=_LEAVE_SECONDS)
-        for extra in extras:
-            extra.process.kill()
 
     @property
     def state(self) -> State:
@@ -214,11 +232,16 @@ class Pool:
 
     # --- inside (the lock is held, unless said otherwise) ---------------------------------------------------------
 
+    def _is_at_rest(self) -> bool:
+        return self.holder is None and not self._extras
+
     def _wait_turn(self, chain: Chain, deadline: Deadline) -> bool:
         """True when the worker is free and it is ``chain``'s turn; False when waiting would be for itself."""
+        self._refuse_if_unusable(chain)
+        if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
+            raise self._waited_too_long(deadline)
         if self._is_free_for(chain):
             return True
-        self._refuse_if_unusable(chain)
         if self._book.would_deadlock(chain, self):
             return False
         self._queue.append(chain)
@@ -227,9 +250,7 @@ class Pool:
             while not self._is_free_for(chain):
                 self._refuse_if_unusable(chain)
                 if not chain.turn.wait(deadline.remaining_seconds()) and deadline.has_passed:
-                    raise CallTimeout(
-                        self._plugin_id, "waiting for its worker", deadline.timeout_seconds, was_delivered=False
-                    )
+                    raise self._waited_too_long(deadline)
             return True
         finally:
             chain.waiting_for = None
@@ -239,6 +260,9 @@ class Pool:
     def _is_free_for(self, chain: Chain) -> bool:
         is_first = not self._queue or self._queue[0] is chain
         return self._worker is not None and self.holder is None and is_first and not self._is_closed
+
+    def _waited_too_long(self, deadline: Deadline) -> CallTimeout:
+        return CallTimeout(self._plugin_id, "waiting for its worker", deadline.timeout_seconds, was_delivered=False)
 
     def _refuse_if_unusable(self, chain: Chain) -> None:
         if self._is_closed:
@@ -288,10 +312,13 @@ class Pool:
         with self._book.lock:
             if self._worker is not worker or self.holder is not None or self._is_closed:
                 return
-            self._worker = None
-            self._plan_restart(worker, f"{worker.process.exit_status(0)} while idle", counts=True)
+            self._lose_idle(worker)
             self._announce()
         worker.end()
+
+    def _lose_idle(self, worker: Worker) -> None:
+        self._worker = None
+        self._plan_restart(worker, f"{worker.process.exit_status(0)} while idle", counts=True)
 
     def _plan_restart(self, worker: Worker, failure: str, *, counts: bool) -> None:
         _log.warning("worker.lost", plugin=self._plugin_id, pid=worker.pid, cause=failure, counts=counts)
@@ -319,7 +346,14 @@ class Pool:
         self._is_starting = True
         self._is_backing_off = delay_seconds > 0
         name = f"isoplug-start-{self._plugin_id}"
-        threading.Thread(target=self._start_main, args=(delay_seconds,), name=name, daemon=True).start()
+        try:
+            threading.Thread(target=self._start_main, args=(delay_seconds,), name=name, daemon=True).start()
+        except RuntimeError as error:  # no threads left, or the interpreter is ending
+            self._is_starting = self._is_backing_off = False
+            self._is_quarantined = True
+            self.last_failure = f"its start could not begin: {error}"
+            _log.error("plugin.quarantined", plugin=self._plugin_id, cause=self.last_failure)
+            self._wake_everybody()
 
     def _start_main(self, delay_seconds: float) -> None:
         """Without the lock, in a thread of its own: a start takes as long as the guest's ``init`` does."""
@@ -340,20 +374,25 @@ class Pool:
             _log.exception("worker.start_failed", plugin=self._plugin_id)
             failure = f"{type(error).__name__}: {error}"
         with self._book.lock:
-            self.holder = None
-            self._is_starting = False
             is_wanted = not self._is_closed
-            if is_wanted and worker is not None:
-                self._worker = worker
-            elif is_wanted:
-                _log.warning("worker.start_failed", plugin=self._plugin_id, cause=failure)
-                self.last_failure = failure
-                self._after_failure(0.0, 0, counts=True)
-            self._announce()
-        if worker is None:
-            return
+            if is_wanted:
+                self.holder = None
+                self._is_starting = False
+                if worker is not None:
+                    self._worker = worker
+                else:
+                    _log.warning("worker.start_failed", plugin=self._plugin_id, cause=failure)
+                    self.last_failure = failure
+                    self._after_failure(0.0, 0, counts=True)
+                self._announce()
         if not is_wanted:
-            worker.end()
+            if worker is not None:
+                worker.end()
+            with self._book.lock:  # only now: ``close`` waits for it
+                self.holder = None
+                self._announce()
+            return
+        if worker is None:
             return
         _log.info("worker.restarted", plugin=self._plugin_id, pid=worker.pid)
         worker.process.exited.add_done_callback(lambda _: self._on_exit(worker))

@@ -6,8 +6,8 @@ import os
 import select
 import signal
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import FIRST_COMPLETED, Future
+from concurrent.futures import wait as wait_for_any
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -44,22 +44,30 @@ class WorkerProcess:
         self.pid = pid
         self.pidfd = pidfd
         self.exited: Future[ExitStatus] = Future()  # resolved by the zygote's report
+        self.orphaned: Future[None] = Future()  # the zygote has died: no report will come, only the pidfd tells
 
     @property
     def is_alive(self) -> bool:
+        return not self.wait(0.0)
+
+    def wait(self, patience_seconds: float) -> bool:
+        """True when the process has ended, at the latest after ``patience_seconds``."""
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
-        return not poll.poll(0)
+        return bool(poll.poll(patience_seconds * 1000))
 
     def kill(self) -> None:
         with suppress(ProcessLookupError):  # it ended by itself just now
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def exit_status(self, patience_seconds: float = _REPORT_SECONDS) -> ExitStatus:
-        try:
-            return self.exited.result(patience_seconds)
-        except FutureTimeout:
-            return ExitStatus()
+        """How it ended, as far as that is known after ``patience_seconds``."""
+        wait_for_any([self.exited, self.orphaned], patience_seconds, FIRST_COMPLETED)
+        if self.exited.done():
+            return self.exited.result()
+        if self.orphaned.done():
+            self.wait(patience_seconds)
+        return ExitStatus()
 
     def close(self) -> None:
         os.close(self.pidfd)
@@ -98,9 +106,10 @@ class Worker:
             except (Gone, Breach):
                 pass
             else:
-                self.process.exit_status(grace_seconds)
-        self.process.kill()
-        status = self.process.exit_status()
-        self.link.close()
-        self.process.close()
-        return status
+                self.process.wait(grace_seconds)
+        try:
+            self.process.kill()
+            return self.process.exit_status()
+        finally:  # also when the wait is interrupted: nobody will come again
+            self.link.close()
+            self.process.close()

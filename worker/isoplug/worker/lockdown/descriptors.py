@@ -1,4 +1,4 @@
-"""Own session, no terminal, no inherited descriptors, no inherited environment."""
+"""Own session, no terminal, no inherited descriptors, no inherited environment but one switch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ def leave_terminal() -> None:
     """A session of its own: Ctrl-C in the host's terminal reaches the host, which drains; it never reaches a worker."""
     os.setsid()
     os.environ.clear()
+    # Without this variable wasmtime caches compiled code in the user's cache folder, where a guest that has broken out
+    # could put code for the next worker. It has to be there, and empty.
+    os.environ["EXTISM_CACHE_CONFIG"] = ""
 
 
 def close_all_but(kept_fd: int) -> None:
