@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -37,6 +38,7 @@ class AsyncSupervisor:
         self._make: Callable[[], Supervisor] = partial(Supervisor, *args, **kwargs)
         self._supervisor: Supervisor | None = None
         self._threads: ThreadPoolExecutor | None = None
+        self._changing = asyncio.Lock()  # tasks that start or close at the same time share one supervisor
 
     @classmethod
     def from_config(cls, path: str | os.PathLike[str], **overrides: Any) -> Self:
@@ -45,16 +47,19 @@ class AsyncSupervisor:
 
     async def start(self) -> None:
         """Load the plugins. Raises SetupError. Idempotent."""
-        if self._supervisor is None:
-            self._supervisor = await asyncio.to_thread(self._make)
-            self._threads = ThreadPoolExecutor(self._supervisor.async_threads, "isoplug-async")
+        async with self._changing:
+            if self._supervisor is None:
+                self._supervisor = await self._made()
+                self._threads = ThreadPoolExecutor(self._supervisor.async_threads, "isoplug-async")
 
     async def close(self) -> None:
         """Drain and end everything, as ``Supervisor.close``. Idempotent."""
-        if self._supervisor is not None:
-            await asyncio.to_thread(self._supervisor.close)
-        if self._threads is not None:
-            self._threads.shutdown(wait=False)
+        async with self._changing:
+            if self._supervisor is not None:
+                await asyncio.to_thread(self._supervisor.close)
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+                self._threads = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -140,6 +145,29 @@ class AsyncSupervisor:
     async def status(self) -> dict[str, PluginStatus]:
         """See ``Supervisor.status``."""
         return await self._run(self._started().status)
+
+    async def _made(self) -> Supervisor:
+        """A new supervisor. A thread cannot be cancelled, so one whose task was meanwhile is closed, not lost."""
+        lock, made, is_given_up = threading.Lock(), list[Supervisor](), False
+
+        def make() -> None:
+            supervisor = self._make()
+            with lock:
+                made.append(supervisor)
+                if not is_given_up:
+                    return
+            supervisor.close()
+
+        try:
+            await asyncio.to_thread(make)
+        except asyncio.CancelledError:
+            with lock:
+                is_given_up = True
+                unwanted = tuple(made)
+            for supervisor in unwanted:
+                supervisor.close()
+            raise
+        return made[0]
 
     def _started(self) -> Supervisor:
         if self._supervisor is None:

@@ -40,8 +40,9 @@ __all__ = ["configured", "default_checker", "default_storage", "engine", "existi
 
 def configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
     """``config`` with the arguments that were given. Raises SetupError that names what is wrong."""
+    # Text stays text for the model to parse: Path("") would be the current folder, which nobody meant.
     changes = {
-        name: Path(value) if isinstance(value, (str, os.PathLike)) and name != "app_version" else value
+        name: Path(value) if isinstance(value, os.PathLike) else value
         for name, value in arguments.items()
         if value is not None
     }

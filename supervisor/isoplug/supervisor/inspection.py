@@ -40,6 +40,7 @@ def inspect(wasm_path: str | os.PathLike[str], *, app_version: str | None = None
         workspace=None,
         storage_quota_bytes=0,
         frame_bytes=config.limits.frame,
+        may_block=False,
     )
     with ExitStack() as cleanup:
         _, loader = engine(config, services, PluginTable(), cleanup)

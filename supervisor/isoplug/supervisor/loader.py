@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoplug.shared.errors import CommandError, CommandNotFound, LoadError, PluginError, SetupError
+from isoplug.shared.errors import CommandError, CommandNotFound, ConfigError, LoadError, PluginError, SetupError
 from isoplug.supervisor.calls import CallRunner, Frame
 from isoplug.supervisor.calls.commands import parse_json, to_bytes
 from isoplug.supervisor.config import Config
@@ -41,7 +41,7 @@ _PARALLEL_STARTS = 2 * (os.cpu_count() or 1)
 
 @dataclass(frozen=True, slots=True)
 class PluginFiles:
-    """Where one plugin lies. ``name`` is its folder's name, or the module's without its ending."""
+    """Where one plugin lies. ``name`` is its folder's name, or the module's unless that is ``plugin.wasm``."""
 
     name: str
     wasm: Path
@@ -50,7 +50,9 @@ class PluginFiles:
 
     @classmethod
     def beside(cls, wasm: Path, config: Path | None = None, name: str | None = None) -> PluginFiles:
-        return cls(name or wasm.stem, wasm, config or wasm.with_name("config.json"), wasm.with_name("manifest.json"))
+        if name is None:
+            name = wasm.absolute().parent.name if wasm.name == "plugin.wasm" else wasm.stem
+        return cls(name, wasm, config or wasm.with_name("config.json"), wasm.with_name("manifest.json"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,10 @@ class Loader:
         started = self._start_unknown(PluginFiles.beside(wasm), use_cache=False)
         started.worker.end()
         return started.manifest
+
+    def let_go(self) -> None:
+        """In a fork of the host: see ``Launcher.let_go``."""
+        self._launcher.let_go()
 
     # --- passes ---------------------------------------------------------------------------------------------------
 
@@ -217,22 +223,26 @@ class Loader:
         return worker
 
     def _prepare(self, worker: Worker, plugin_id: str, config_path: Path, frame: Frame) -> None:
-        """``set_config`` and ``init``. An error that the guest reports there is logged: the reference host ignores it,
-        and so do guests that are written for it. A trap or a crash is raised."""
+        """``set_config`` and ``init``. An error that the guest reports in one of them is logged and does not keep the
+        other away: the reference host ignores it, and so do guests that are written for it. A trap or a crash is
+        raised."""
         config = read_config(config_path, plugin_id)
-        try:
-            if config:
+        if config:
+            try:
                 self.apply_config(
                     plugin_id,
                     config_path,
                     lambda data: self._call_first(worker, plugin_id, "set_config", data, frame),
                     config,
                 )
-            workspace = self._services.workspace
-            start = {"workspace_root": None if workspace is None else str(workspace)}
+            except (CommandError, ConfigError) as error:  # ConfigError: what it corrected could not be written
+                _log.warning("plugin.config_refused", plugin=plugin_id, reason=str(error))
+        workspace = self._services.workspace
+        start = {"workspace_root": None if workspace is None else str(workspace)}
+        try:
             self._call_first(worker, plugin_id, "init", to_bytes(start, "workspace_root"), frame)
         except CommandError as error:
-            _log.warning("plugin.start_refused", plugin=plugin_id, reason=str(error))
+            _log.warning("plugin.init_refused", plugin=plugin_id, reason=str(error))
 
     def _call_first(self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame) -> bytes:
         try:
@@ -262,7 +272,12 @@ class Loader:
         id is what counts for everything else."""
         try:
             output = self._runner.call_starting(worker, files.name, "manifest", b"", frame, self._nobody)
-        except (CommandNotFound, CommandError) as error:
+        except CommandNotFound as error:
+            raise LoadError(
+                f"plugin {files.name!r} exports no function 'manifest', which every plugin needs; is this a plugin?",
+                plugin_id=files.name,
+            ) from error
+        except CommandError as error:
             raise LoadError(
                 f"plugin {files.name!r} does not tell its manifest: {error}", plugin_id=files.name
             ) from error

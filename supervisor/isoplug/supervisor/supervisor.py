@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,6 +59,20 @@ __all__ = ["OfferedFiles", "Supervisor"]
 
 _log = get_logger(__name__)
 
+_alive: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+
+
+def _forget_all_in_fork() -> None:
+    for supervisor in tuple(_alive):
+        supervisor._forget()
+
+
+# A fork of the host (``multiprocessing``) inherits the object and its descriptors, not what they are for.
+os.register_at_fork(after_in_child=_forget_all_in_fork)
+
+#: Of an export's name. The names that hosts call have a dozen.
+_EXPORT_CHARACTERS = 200
+
 #: Files offered with one call: key → content, or a path that is read when the call begins.
 OfferedFiles: TypeAlias = Mapping[str, "bytes | str | os.PathLike[str]"]
 
@@ -109,7 +124,7 @@ class Supervisor:
             app_version=app_version,
             call_timeout=call_timeout,
         )
-        self._closing = threading.Lock()
+        self._closing = threading.RLock()  # held while closing; a signal handler may close in the midst of it
         self._is_closed = False
         self._mailboxes: dict[str, Mailbox] = {}
         with ExitStack() as cleanup:
@@ -127,12 +142,14 @@ class Supervisor:
                 workspace=folder,
                 storage_quota_bytes=self._config.limits.storage_quota,
                 frame_bytes=self._config.limits.frame,
+                may_block=any((filesystem, storage, permissions, events, files, runtime_context)),
             )
             if index.reason:
                 _log.warning("workspace.no_root_index", reason=index.reason)
             self._services = services
             self._table = PluginTable()
             self._runner, self._loader = engine(self._config, services, self._table, cleanup)
+            _alive.add(self)
             cleanup.callback(self._end_plugins)
             self._load_errors = {} if plugins is None else self._loader.load_all(plugins)
             for plugin in self._table.snapshot().values():
@@ -165,13 +182,19 @@ class Supervisor:
             files = PluginFiles.beside(Path(wasm_path), None if config_path is None else Path(config_path))
             plugin = self._loader.load_one(files)
             self._add_mailbox(plugin)
+            if self._is_closed:  # closing did not wait so long, and may have looked for plugins before this was one
+                self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
+                raise SupervisorClosed(plugin.id)
             return plugin
 
     def unload(self, plugin_id: str) -> None:
         """Let the plugin's call in progress finish (at most ``calls.shutdown_timeout``), send ``shutdown``, end its
         worker. Raises PluginNotFound."""
+        self._plugin(plugin_id)
         plugin = self._table.remove(plugin_id)
-        self._mailboxes.pop(plugin_id).close()
+        mailbox = self._mailboxes.pop(plugin_id, None)
+        if mailbox is not None:  # there is none yet while the plugin is being loaded
+            mailbox.close()
         self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
 
     # --- calls ----------------------------------------------------------------------------------------------------
@@ -239,13 +262,15 @@ class Supervisor:
         plugin = self._plugin(plugin_id)
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidArgument(f"data must be bytes, not {type(data).__name__}; encode text first")
-        if not isinstance(export, str) or not export:
+        # Not printable: NUL, at which Extism ends a name, and lone surrogates, which have no bytes.
+        if not isinstance(export, str) or not 0 < len(export) <= _EXPORT_CHARACTERS or not export.isprintable():
             raise InvalidArgument("export must be the name of a function that the guest exports")
         with self._runner.open_frame(deadline, self._read_offers(files), chain) as frame:
             return self._runner.call(plugin, export, bytes(data), frame)
 
     def cancel(self, plugin_id: str, token: str) -> None:
         """``host_is_cancelled`` answers true for this token from now on. Raises PluginNotFound."""
+        self._plugin(plugin_id)
         self._table.cancel_token(plugin_id, token)
 
     @property
@@ -270,8 +295,10 @@ class Supervisor:
         """
         if self._is_closed:
             raise SupervisorClosed
+        if payload is not None and not isinstance(payload, Mapping):
+            raise InvalidArgument(f"the payload of an event must be a mapping, not {type(payload).__name__}")
         payload = dict(payload or {})
-        if event_type.startswith("workspace_"):
+        if isinstance(event_type, str) and event_type.startswith("workspace_"):
             payload.setdefault("workspace_root", self._workspace_text())
         capability, event = encode_event(event_type, payload)
         receivers = [p.id for p in self._table.snapshot().values() if capability in p.manifest.capabilities]
@@ -280,6 +307,8 @@ class Supervisor:
     def flush_events(self, timeout: float | None = None) -> bool:
         """Wait until all events emitted so far have been handled; False when that takes longer than ``timeout``."""
         deadline = self._runner.deadline(timeout)
+        if self._is_closed:
+            raise SupervisorClosed
         return all(mailbox.flush(deadline) for mailbox in tuple(self._mailboxes.values()))
 
     # --- configuration --------------------------------------------------------------------------------------------
@@ -320,17 +349,19 @@ class Supervisor:
 
     def close(self) -> None:
         """Drain: refuse new calls, let those in progress finish (at most ``calls.shutdown_timeout``), send guests
-        ``shutdown``, end all processes. Idempotent."""
+        ``shutdown``, end all processes. Idempotent; when it returns, in whatever thread, everything has ended."""
         with self._closing:
             if self._is_closed:
                 return
             self._is_closed = True
-        deadline = Deadline.after(self._config.calls.shutdown_timeout)
-        for mailbox in tuple(self._mailboxes.values()):
-            mailbox.flush(deadline)
-            mailbox.close()
-        self._runner.drain(deadline)
-        self._cleanup.close()
+            deadline = Deadline.after(self._config.calls.shutdown_timeout)
+            try:
+                for mailbox in tuple(self._mailboxes.values()):
+                    mailbox.flush(deadline)
+                    mailbox.close()
+                self._runner.drain(deadline)
+            finally:  # a second Ctrl-C ends the waiting, not the cleaning up
+                self._cleanup.close()
 
     def __enter__(self) -> Self:
         return self
@@ -339,6 +370,14 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _forget(self) -> None:
+        """In a fork of the host: count as closed, since the processes belong to the parent, and let go of what would
+        keep them alive after the parent's death."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._closing = threading.RLock()  # another thread of the parent may have held it
+            self._loader.let_go()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -388,8 +427,10 @@ class Supervisor:
 
 
 def _offer(key: str, value: bytes | str | os.PathLike[str], bound_bytes: int) -> bytes:
-    if isinstance(value, bytes):
-        content = value
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        content = bytes(value)
+    elif not isinstance(value, (str, os.PathLike)):
+        raise InvalidArgument(f"the file offered as {key!r} must be bytes or a path, not {type(value).__name__}")
     else:
         try:
             content = read_bounded(Path(value), bound_bytes)

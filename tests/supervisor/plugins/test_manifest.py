@@ -118,7 +118,7 @@ def test_a_manifest_can_be_written_in_python() -> None:
         (b'{"id": 1e999}', "has the number inf at 'id'"),
         (b'{"id": "\\ud800"}', "is not JSON"),
         (b'{"a":' + b"[" * 150 + b"]" * 150 + b"}", "nested deeper than 100"),
-        (b'{"a":' + b"[" * 100_000, "is not JSON"),
+        (b'{"a":' + b"[" * 100_000, "nested deeper than 100"),
         (b'{"a":' + b"1" * 5000 + b"}", "is not JSON"),
         (b'{"a":' + b"1" * 4000 + b"}", "too large at 'a'"),
         (b"{}" + b" " * (1 << 20), "bytes long, the limit is 1048576"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from functools import partial
+from typing import Any, TypeVar
 
 from isoplug.shared.errors import (
     CallCancelled,
@@ -31,6 +34,8 @@ from isoplug.supervisor.pool import Chain, LeaseBook, Worker
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 
 __all__ = ["CallRunner"]
+
+_T = TypeVar("_T")
 
 
 class _WorkerLost(Exception):
@@ -185,7 +190,11 @@ class CallRunner:
             raise ServiceError(f"plugin {target_id!r} cannot run a command of its own through the host")
         target = self._table.get(target_id)
         require_declared(target.manifest, command)
-        caller.require(Permission.EXECUTE_COMMANDS, f"{target_id}:{command}")
+        permitted = partial(caller.require, Permission.EXECUTE_COMMANDS, f"{target_id}:{command}")
+        try:
+            _bounded(caller.services, frame.deadline, permitted)
+        except Silence:
+            raise CallTimeout(caller.plugin_id, "a permission check", frame.deadline.timeout_seconds) from None
         if frame.depth >= self._max_depth:
             raise DepthLimitExceeded(target_id, self._max_depth)
         return self.command(target, command, params, frame.nested())
@@ -249,7 +258,10 @@ class _HostCalls:
             raise Breach("it called a host function that it was not given")
         if self._context is None:
             self._context = self._make_context()
-        answer = known.run(self._context, payload)
+        if function == "host_plugin_command":  # keeps the deadline itself, and its stack is the call chain
+            answer = known.run(self._context, payload)
+        else:
+            answer = _bounded(self._services, self._frame.deadline, partial(known.run, self._context, payload))
         if self._frame.chain.is_cancelled:
             raise Gone  # killed, or about to be: a cancelled chain goes no further
         return answer
@@ -267,6 +279,26 @@ class _HostCalls:
             run_command=lambda target, command, params: runner.run_nested(context, target, command, params, frame),
         )
         return context
+
+
+def _bounded(services: Services, deadline: Deadline, work: Callable[[], _T]) -> _T:
+    """``work()``; where a service may block, in a thread that is left behind at the deadline. Raises Silence, and what
+    ``work`` raises."""
+    if not services.may_block:
+        return work()
+    done: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001  carried over to the caller's thread
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="isoplug-service", daemon=True).start()
+    try:
+        return done.result(deadline.remaining_seconds())
+    except FutureTimeout:
+        raise Silence from None
 
 
 def _failure(plugin_id: str, export: str, doing: str, failed: Failed) -> Exception:

@@ -13,16 +13,17 @@ from isoplug.shared.errors import (
     WorkerCrashed,
 )
 
-__all__ = ["FAILED", "LOAD_FAILED", "exit_code"]
+__all__ = ["FAILED", "LOAD_FAILED", "TIMED_OUT", "exit_code"]
 
 FAILED = 1
+TIMED_OUT = 4
 LOAD_FAILED = 6
 
 _CODES: tuple[tuple[type[PluginError], int], ...] = (
     (InvalidArgument, 2),
     (SetupError, 2),
     (PermissionDenied, 3),
-    (CallTimeout, 4),
+    (CallTimeout, TIMED_OUT),
     (WorkerCrashed, 5),
     (PluginQuarantined, 5),
     (LoadError, LOAD_FAILED),

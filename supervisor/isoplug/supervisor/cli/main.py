@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 if TYPE_CHECKING:  # what is imported here costs every ``--help`` its time, so commands import what they need
+    from isoplug.shared.errors import PluginError
     from isoplug.supervisor.supervisor import Supervisor
 
 __all__ = ["main"]
@@ -56,8 +58,12 @@ def _reporting(command: Callable[..., None], quiet: str = "WARNING") -> Callable
         try:
             command(*args, **kwargs)
         except PluginError as error:
-            click.secho(f"isoplug: {error.code}: {_printable(str(error))}", fg="red", err=True)
-            sys.exit(exit_code(error))
+            _fail(error, exit_code(error))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise  # EPIPE is click's; anything else is a bug
+            click.secho(f"isoplug: cannot write the result: {error.strerror}; free space", fg="red", err=True)
+            sys.exit(1)
 
     return click.option("-v", "--verbose", count=True, help="Log more to stderr; twice for debug.")(run)
 
@@ -68,9 +74,9 @@ def _supervising(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(
         *args: Any,
-        plugins: Path | None,
-        workspace: Path | None,
-        state: Path | None,
+        plugins: str | None,
+        workspace: str | None,
+        state: str | None,
         root_index: str | None,
         config: Path | None,
         **kwargs: Any,
@@ -85,17 +91,39 @@ def _supervising(command: Callable[..., None]) -> Callable[..., None]:
             command(supervisor, *args, **kwargs)
 
     options = (
-        click.option(
-            "--plugins", type=click.Path(path_type=Path), metavar="DIR", help="Folder with a folder per plugin."
-        ),
-        click.option("--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder that plugins see."),
-        click.option("--state", type=click.Path(path_type=Path), metavar="DIR", help="Folder for plugin storage."),
+        click.option("--plugins", type=click.Path(), metavar="DIR", help="Folder with a folder per plugin."),
+        click.option("--workspace", type=click.Path(), metavar="DIR", help="Folder that plugins see."),
+        click.option("--state", type=click.Path(), metavar="DIR", help="Folder for plugin storage."),
         click.option("--root-index", metavar="FILE", help="The file, in the workspace, that grants permissions."),
         click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration (TOML)."),
     )
     for option in reversed(options):
         run = option(run)
     return run
+
+
+def _parsed(_context: click.Context, option: click.Parameter, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise click.UsageError(f"{option.opts[0]} is not JSON: {error}") from error
+
+
+def _parsed_object(context: click.Context, option: click.Parameter, text: str) -> dict[str, Any]:
+    value = _parsed(context, option, text)
+    if not isinstance(value, dict):
+        raise click.UsageError(f'{option.opts[0]} must be a JSON object, such as \'{{"path": "a.md"}}\'')
+    return value
+
+
+def _keys_and_paths(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
+    files = {}
+    for text in texts:
+        key, separator, path = text.partition("=")
+        if not separator or not key or not path:
+            raise click.UsageError(f"--file takes key=path, not {text!r}")
+        files[key] = Path(path)
+    return files
 
 
 _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
@@ -111,10 +139,17 @@ def inspect(wasm: Path, as_json: bool) -> None:
     \b
     Example: isoplug inspect plugins/words/plugin.wasm --json
     """
+    from isoplug.shared.errors import PluginError, SetupError
     from isoplug.supervisor.cli import show
+    from isoplug.supervisor.cli.exits import LOAD_FAILED
     from isoplug.supervisor.inspection import inspect as inspect_module
 
-    manifest = inspect_module(wasm)
+    try:
+        manifest = inspect_module(wasm)
+    except SetupError:
+        raise
+    except PluginError as error:  # a trap or timeout while it loads is a load failure like any other
+        _fail(error, LOAD_FAILED)
     if as_json:
         _print_json(manifest.to_json_object())
     else:
@@ -147,8 +182,15 @@ def list_plugins(supervisor: Supervisor, as_json: bool) -> None:
 @cli.command()
 @click.argument("plugin")
 @click.argument("command")
-@click.option("--params", default="null", metavar="JSON", help="Parameters of the command.")
-@click.option("--file", "files", multiple=True, metavar="KEY=PATH", help="Offer a file to the plugin; may be repeated.")
+@click.option("--params", default="null", callback=_parsed, metavar="JSON", help="Parameters of the command.")
+@click.option(
+    "--file",
+    "files",
+    multiple=True,
+    callback=_keys_and_paths,
+    metavar="KEY=PATH",
+    help="Offer a file to the plugin; may be repeated.",
+)
 @click.option("--timeout", type=float, metavar="SECONDS", help="Deadline of the call and all it causes.")
 @_as_json
 @_reporting
@@ -157,8 +199,8 @@ def call(
     supervisor: Supervisor,
     plugin: str,
     command: str,
-    params: str,
-    files: tuple[str, ...],
+    params: Any,
+    files: dict[str, Path],
     timeout: float | None,
     as_json: bool,
 ) -> None:
@@ -169,29 +211,30 @@ def call(
       isoplug call diaryx.words count --plugins plugins --workspace journal
       isoplug call diaryx.import run --file archive=old.zip --config isoplug.toml
     """
-    offers = dict(_key_and_path(text) for text in files)
     _require_loaded(supervisor, plugin)
-    result = supervisor.command(plugin, command, _parsed(params, "--params"), timeout=timeout, files=offers)
+    result = supervisor.command(plugin, command, params, timeout=timeout, files=files)
     _print_json(result, indent=None if as_json else 2)
 
 
 @cli.command()
 @click.argument("event_type", metavar="TYPE")
-@click.option("--payload", default="{}", metavar="JSON", help="What the event says.")
+@click.option("--payload", default="{}", callback=_parsed_object, metavar="JSON", help="What the event says.")
 @_as_json
 @_reporting
 @_supervising
-def event(supervisor: Supervisor, event_type: str, payload: str, as_json: bool) -> None:
+def event(supervisor: Supervisor, event_type: str, payload: dict[str, Any], as_json: bool) -> None:
     """Send an event to every plugin that listens, wait until they have handled it, print how many got it.
 
     \b
     Example: isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
     """
-    content = _parsed(payload, "--payload")
-    if not isinstance(content, dict):
-        raise click.UsageError('--payload must be a JSON object, such as \'{"path": "a.md"}\'')
-    receivers = supervisor.emit(event_type, content)
-    supervisor.flush_events()
+    from isoplug.supervisor.cli.exits import TIMED_OUT
+
+    receivers = supervisor.emit(event_type, payload)
+    # Each wait ends with the default timeout, as does each handler: after two of them even a spinning one is over.
+    if not (supervisor.flush_events() or supervisor.flush_events()):
+        click.secho("isoplug: call_timeout: not every plugin handled the event in time", fg="red", err=True)
+        sys.exit(TIMED_OUT)
     if as_json:
         _print_json({"receivers": receivers})
     else:
@@ -208,33 +251,33 @@ def demo() -> None:
 
 
 def _require_loaded(supervisor: Supervisor, plugin: str) -> None:
-    """A plugin that failed to load is a load failure, not an unknown name."""
+    """A plugin that failed to load is a load failure, whatever it failed of, and not an unknown name."""
     from isoplug.shared.errors import PluginNotFound
+    from isoplug.supervisor.cli.exits import LOAD_FAILED
 
     if plugin in supervisor.plugins:
         return
     for folder, error in supervisor.load_errors.items():
         if plugin in (folder, error.plugin_id):
-            raise error
+            _fail(error, LOAD_FAILED)
     raise PluginNotFound(plugin, tuple(supervisor.plugins))
 
 
-def _parsed(text: str, option: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{option} is not JSON: {error}") from error
-
-
-def _key_and_path(text: str) -> tuple[str, Path]:
-    key, separator, path = text.partition("=")
-    if not separator or not key or not path:
-        raise click.UsageError(f"--file takes key=path, not {text!r}")
-    return key, Path(path)
+def _fail(error: PluginError, code: int) -> NoReturn:
+    click.secho(f"isoplug: {error.code}: {_printable(str(error))}", fg="red", err=True)
+    sys.exit(code)
 
 
 def _print_json(value: Any, indent: int | None = 2) -> None:
-    click.echo(json.dumps(value, ensure_ascii=False, indent=indent))
+    """On stdout. A guest may have written its texts: what is not printable (C1 controls, which move a terminal's
+    cursor) or not in stdout's encoding is escaped. JSON readers see the same value."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(value, indent=indent)
+    click.echo(text)
 
 
 def _printable(text: str) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -14,16 +14,17 @@ from isoplug.supervisor.plugins.manifest import Manifest
 
 __all__ = ["manifest", "status_table"]
 
+_UNBOUNDED_COLUMNS = 10_000
 _STATE_STYLES = {"ready": "green", "busy": "cyan", "quarantined": "red", "backing_off": "yellow"}
 
 
 def status_table(statuses: Sequence[PluginStatus], console: Console | None = None) -> None:
     """One row a plugin, then why workers were lost, to stdout."""
-    console = console or Console()
+    console = console or _stdout()
     if not statuses:
         console.print("no plugins")
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)  # so that a row fits into 80 columns
     table.add_column("plugin", overflow="fold")
     table.add_column("state", no_wrap=True)
     for heading in ("pid", "calls", "failed", "restarts", "memory", "cpu"):
@@ -57,10 +58,16 @@ def manifest(manifest: Manifest, console: Console | None = None) -> None:
     requested = manifest.requested_permissions
     for permission, rule in (requested.defaults if requested is not None else {}).items():
         why = requested.reasons.get(permission, "") if requested is not None else ""
-        rows.append((f"asks for {permission}", f"{rule} {why}".strip()))
+        rows.append((f"asks for {permission}", f"{json.dumps(rule, ensure_ascii=False)} {why}".strip()))
     for name, text in rows:
         table.add_row(_plain(name), _plain(text))
-    (console or Console()).print(table)
+    (console or _stdout()).print(table)
+
+
+def _stdout() -> Console:
+    """As wide as the terminal; for programs such as ``grep``, wide enough to keep a row on its line."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_UNBOUNDED_COLUMNS)
 
 
 def _plain(text: str) -> Text:

@@ -83,8 +83,8 @@ def _expanded(text: str) -> Path:
 
 
 def _root_index(value: Any) -> Any:
-    if isinstance(value, str) and value and "\0" not in value:
-        value = Path(value)
+    if isinstance(value, str):
+        value = Path(value if "\0" not in value else "")  # without a name, and refused for it below
     if isinstance(value, Path) and (value.is_absolute() or ".." in value.parts or not value.name):
         raise ValueError('must be a file name relative to the workspace, such as "README.md"')
     return value

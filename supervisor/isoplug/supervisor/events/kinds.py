@@ -32,7 +32,7 @@ EVENT_KINDS: dict[str, EventKind] = {
 
 def encode_event(event_type: str, payload: Mapping[str, Any]) -> tuple[str, bytes]:
     """The capability that receives the event and the input of ``on_event``. Raises InvalidArgument."""
-    kind = EVENT_KINDS.get(event_type)
+    kind = EVENT_KINDS.get(event_type) if isinstance(event_type, str) else None
     if kind is None:
         raise InvalidArgument(f"no event {event_type!r}; there are: {', '.join(EVENT_KINDS)}")
     missing = [name for name in kind.fields if name not in payload]

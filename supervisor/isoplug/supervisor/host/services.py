@@ -36,7 +36,11 @@ class RuntimeContext(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that guests reach through their supervisor. ``filesystem`` is None when there is no workspace."""
+    """Everything that guests reach through their supervisor. ``filesystem`` is None when there is no workspace.
+
+    ``may_block``: some of it is the host's own code, which may take longer than a call has; it then runs in a thread of
+    its own, which a call can leave behind at its deadline.
+    """
 
     permissions: Checker
     storage: Storage
@@ -48,3 +52,4 @@ class Services:
     workspace: Path | None
     storage_quota_bytes: int
     frame_bytes: int
+    may_block: bool

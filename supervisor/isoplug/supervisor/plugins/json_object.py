@@ -32,6 +32,8 @@ def parse_object(data: bytes, max_bytes: int) -> dict[str, Any]:
     try:
         value = from_json(data, allow_inf_nan=False)
     except ValueError as error:
+        if "recursion limit" in str(error):
+            raise ValueError(f"is nested deeper than {MAX_DEPTH} levels") from error
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"is a JSON {_kind(value)}, it must be an object")

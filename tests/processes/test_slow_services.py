@@ -1,0 +1,91 @@
+"""A host's own service that does not return holds up nobody beyond the call's deadline."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+from conftest import PluginFolder
+
+from isoplug.supervisor import AllowAll, CallTimeout, Decision, Permission, Supervisor
+
+PROBE = "test.probe"
+ASK_FOR_A_FILE = {"function": "host_request_file", "input": '{"key": "k"}'}
+
+
+class Stuck:
+    """Blocks until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.go_on = threading.Event()
+
+    def read(self, plugin_id: str, key: str) -> bytes | None:
+        self.go_on.wait()
+        return f"{plugin_id} {key}".encode()
+
+
+def test_a_file_source_that_hangs_ends_the_call_at_its_deadline(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    source = Stuck()
+    supervisor = supervise(files=source)
+    started_at = time.monotonic()
+    with pytest.raises(CallTimeout):
+        supervisor.command(PROBE, "host", ASK_FOR_A_FILE, timeout=0.5)
+    assert time.monotonic() - started_at < 10
+    assert supervisor.call(PROBE, "echo", b"next") == b"next"
+    source.go_on.set()
+    assert supervisor.command(PROBE, "host", ASK_FOR_A_FILE)["answer"] == "test.probe k"
+
+
+def test_a_checker_that_asks_a_person_for_too_long_ends_the_call_at_its_deadline(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    asked = threading.Event()
+
+    class Person(AllowAll):
+        def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
+            asked.wait()
+            return super().check(plugin_id, permission, target)
+
+    plugins.add()
+    supervisor = supervise(permissions=Person())
+    with pytest.raises(CallTimeout):
+        supervisor.command(PROBE, "host", {"function": "host_read_file", "input": '{"path": "README.md"}'}, timeout=0.5)
+    asked.set()
+    assert supervisor.call(PROBE, "echo", b"next") == b"next"
+
+
+def test_a_checker_that_hangs_at_a_nested_command_ends_the_call_at_its_deadline(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    asked = threading.Event()
+
+    class Person(AllowAll):
+        def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
+            asked.wait()
+            return super().check(plugin_id, permission, target)
+
+    plugins.add()
+    plugins.add("test.other")
+    supervisor = supervise(permissions=Person())
+    with pytest.raises(CallTimeout):
+        supervisor.command(PROBE, "call", {"plugin_id": "test.other", "command": "echo", "params": 1}, timeout=0.5)
+    asked.set()
+    assert supervisor.call(PROBE, "echo", b"next") == b"next"
+
+
+def test_whatever_a_service_raises_is_an_error_answer_of_the_function(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    class Broken:
+        def get(self, plugin_id: str) -> dict[str, object]:
+            raise RuntimeError("no")
+
+    plugins.add()
+    supervisor = supervise(runtime_context=Broken())
+    answer = supervisor.command(PROBE, "host", {"function": "host_get_runtime_context", "input": ""})["answer"]
+    assert answer == "{}"
