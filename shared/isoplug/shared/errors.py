@@ -282,7 +282,7 @@ class CallTimeout(PluginError):
     def __init__(self, plugin_id: str, doing: str, timeout_seconds: float, *, was_delivered: bool = True) -> None:
         super().__init__(
             f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; if it needs more, "
-            "give the call a longer timeout",
+            "raise the call's timeout (while a plugin starts: calls.start_timeout)",
             plugin_id=plugin_id,
         )
         self.timeout_seconds = timeout_seconds

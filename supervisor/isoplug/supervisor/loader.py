@@ -12,11 +12,20 @@ import json
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from isoplug.shared.errors import CommandError, CommandNotFound, ConfigError, LoadError, PluginError, SetupError
+from isoplug.shared.errors import (
+    CommandError,
+    CommandNotFound,
+    ConfigError,
+    LoadError,
+    PluginError,
+    PluginNotFound,
+    SetupError,
+)
 from isoplug.supervisor.calls import CallRunner, Frame
 from isoplug.supervisor.calls.commands import parse_json, to_bytes
 from isoplug.supervisor.config import Config
@@ -174,7 +183,8 @@ class Loader:
             self._prepare(started.worker, plugin.id, started.files.config, frame)
         except BaseException:
             started.worker.end()
-            self._table.remove(plugin.id)
+            with suppress(PluginNotFound):  # somebody may have unloaded it meanwhile
+                self._table.remove(plugin.id)
             plugin.pool.abandon()
             raise
         plugin.pool.adopt(started.worker)
@@ -265,7 +275,13 @@ class Loader:
             write_config(config_path, answer["config"], plugin_id)
         for key in ("permission_request", "migrations"):
             if answer.get(key):
-                self._services.events.emit(plugin_id, json.dumps({"type": key, key: answer[key]}, ensure_ascii=False))
+                self._emit(plugin_id, json.dumps({"type": key, key: answer[key]}, ensure_ascii=False))
+
+    def _emit(self, plugin_id: str, event_json: str) -> None:
+        try:
+            self._services.events.emit(plugin_id, event_json)
+        except Exception:  # noqa: BLE001  the host's own sink; what it raises is no reason to lose the plugin
+            _log.exception("event_sink.failed", plugin=plugin_id)
 
     def _manifest(self, worker: Worker, files: PluginFiles, frame: Frame, *, use_cache: bool) -> Manifest:
         """The guest is always asked, so that a cache can never give it another's id; a fresh cache that agrees on the

@@ -14,6 +14,7 @@ from isoplug.shared.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence, open_context
+from isoplug.supervisor.pool.watch import Watch
 from isoplug.supervisor.pool.worker import Worker, WorkerProcess
 from isoplug.supervisor.pool.zygote import Zygote
 
@@ -55,6 +56,7 @@ class Launcher:
         self._notices = "\n".join(notices)
         self._context = open_context()
         self._zygote = Zygote(runtime_dir)
+        self._watch = Watch()
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # makes sockets one at a time, and none in a context that is being ended
         self._is_closed = False
@@ -91,6 +93,7 @@ class Launcher:
                 case Breach():
                     raise WorkerCrashed(plugin, f"destroyed, {error}") from None
             raise
+        self._watch.add(worker)
         return worker
 
     def _greet(self, worker: Worker, wasm: bytes, plugin: str, socket_path: Path, deadline: Deadline) -> None:
@@ -103,7 +106,7 @@ class Launcher:
             case Loaded():
                 return
             case LoadFailed(reason):
-                raise LoadError(f"plugin {plugin!r} cannot be loaded: {reason}", plugin_id=plugin)
+                raise LoadError(f"plugin {plugin!r} cannot be loaded: {reason}{_advice(reason)}", plugin_id=plugin)
             case _:
                 raise Breach("it did not answer whether it loaded")
 
@@ -111,6 +114,7 @@ class Launcher:
         """End every process that is left; whoever talks to one notices and closes its socket."""
         with self._lock:
             self._is_closed = True
+        self._watch.close()
         self._zygote.close()
         # Waits for the sockets, so for threads that may be in a host's own service: those must not hold up the host.
         ending = threading.Thread(target=self._context.term, name="isoplug-zmq-term", daemon=True)
@@ -122,3 +126,9 @@ class Launcher:
     def let_go(self) -> None:
         """In a fork of the host: see ``Zygote.let_go``."""
         self._zygote.let_go()
+
+
+def _advice(reason: str) -> str:
+    if "unknown import" not in reason:
+        return ""
+    return "; the plugin was built for another or a newer host: update isoplug, or install another build of the plugin"
