@@ -20,6 +20,7 @@ import yaml
 
 from guests import guest, renamed
 from isoplug.supervisor import Supervisor
+from isoplug.supervisor.plugins.table import Plugin
 
 WAIT_SECONDS = 20.0
 
@@ -32,6 +33,14 @@ def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any
             pytest.fail(f"waited {WAIT_SECONDS:g} s in vain for {what}")
         time.sleep(0.002)
     return value
+
+
+def wait_until_computing(plugin: Plugin) -> None:
+    """Until the worker is inside a call that computes (``spin``). ``busy`` alone begins with the lease, a moment before
+    the call is sent; a worker that dies in between is replaced and the call goes to the next one."""
+    wait_until(lambda: plugin.status.state == "busy")
+    before = plugin.status.cpu_seconds
+    wait_until(lambda: plugin.status.cpu_seconds >= before + 0.05)
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +88,7 @@ class Workspace:
     permissions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def grant(self, plugin_id: str = "test.probe", **rules: Any) -> Workspace:
-        """``grant(read_files=["all"])``, or a whole rule: ``grant(read_files={"include": ["all"], "exclude": ["x"]})``."""
+        """``grant(read_files=["all"])``, or whole rules: ``grant(read_files={"include": ["all"], "exclude": ["a"]})``."""
         entry = self.permissions.setdefault(plugin_id, {})
         entry |= {name: rule if isinstance(rule, dict) else {"include": rule} for name, rule in rules.items()}
         plugins = {key: {"permissions": value} for key, value in self.permissions.items()}

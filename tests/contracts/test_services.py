@@ -180,6 +180,25 @@ def test_a_file_source_that_fails_offers_nothing(supervise: Supervise) -> None:
     assert ask(supervise(files=Broken()), "host_request_file", {"key": "key"}) == b""
 
 
+# --- events ---------------------------------------------------------------------------------------------------------
+
+
+class BrokenSink:
+    def emit(self, plugin_id: str, event_json: str) -> None:
+        raise RuntimeError(f"no {event_json} of {plugin_id}")
+
+
+@pytest.mark.usefixtures("two")
+def test_an_event_sink_that_fails_costs_the_guest_nothing(
+    supervise: Supervise, caplog: pytest.LogCaptureFixture
+) -> None:
+    supervisor = supervise(events=BrokenSink())
+    assert ask(supervisor, "host_emit_event", {"type": "any"}) == b""
+    assert supervisor.command(PROBE, "echo", "still here") == "still here"
+    assert supervisor.status()[PROBE].restarts == 0
+    assert "event_sink.failed" in caplog.text
+
+
 # --- runtime context ------------------------------------------------------------------------------------------------
 
 

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from conftest import PluginFolder
 
+from conftest import PluginFolder
 from isoplug.supervisor import AllowAll, CallTimeout, Decision, Permission, Supervisor
 
 PROBE = "test.probe"

@@ -38,9 +38,7 @@ def test_defines_reach_the_compiler(tmp_path: Path) -> None:
 
 
 def test_only_host_functions_that_are_used_are_imported(tmp_path: Path) -> None:
-    source = write(
-        tmp_path, '#include "isoplug.h"\nIP_EXPORT(init) { ip_log("info", ip_s("x")); return 0; }\n'
-    )
+    source = write(tmp_path, '#include "isoplug.h"\nIP_EXPORT(init) { ip_log("info", ip_s("x")); return 0; }\n')
     sdk.build(source, tmp_path / "plugin.wasm")
     module = (tmp_path / "plugin.wasm").read_bytes()
     assert b"host_log" in module
@@ -59,9 +57,7 @@ def test_a_missing_source_is_a_setup_error_that_names_it(tmp_path: Path) -> None
         sdk.build(tmp_path / "absent.c", tmp_path / "plugin.wasm")
 
 
-def test_without_a_compiler_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_compiler_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     interpreter = tmp_path / "python"  # one that has no ziglang
     interpreter.write_text('#!/bin/sh\necho "python: No module named ziglang" >&2\nexit 1\n')
     interpreter.chmod(0o755)

@@ -2,7 +2,7 @@
 
 Every class has a stable ``code`` (for logs, JSON and exit codes), says in ``retryable`` whether the same call may be
 made again without doing anything twice, and is built from facts: the constructor writes the sentence, so that every
-message says what happened, where, and what to try next. Both sides import this module; it imports nothing.
+message says what happened, where, and what to try next. This module imports nothing of isoplug.
 """
 
 from __future__ import annotations
@@ -147,13 +147,17 @@ class PluginNotFound(PluginError):
 
 
 class CommandNotFound(PluginError):
-    """The plugin does not declare this command, or does not have this export."""
+    """The plugin does not declare this command (``known`` are those that it does), or its module does not export what
+    is needed for it (``known`` is None)."""
 
     code = "command_not_found"
 
-    def __init__(self, plugin_id: str, command: str, known: tuple[str, ...] = ()) -> None:
-        declared = ", ".join(sorted(known)) or "none"
-        super().__init__(f"plugin {plugin_id!r} has no {command!r}; it offers: {declared}", plugin_id=plugin_id)
+    def __init__(self, plugin_id: str, command: str, known: tuple[str, ...] | None = None) -> None:
+        if known is None:
+            why = "its module exports no function for that"
+        else:
+            why = f"it offers: {', '.join(sorted(known)) or 'none'}"
+        super().__init__(f"plugin {plugin_id!r} has no {command!r}; {why}", plugin_id=plugin_id)
         self.command = command
 
 

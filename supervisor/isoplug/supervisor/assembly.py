@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from isoplug.shared.errors import SetupError
 from isoplug.shared.limits import WorkerLimits
 from isoplug.supervisor.calls import CallRunner
 from isoplug.supervisor.config import Config, describe_problems
+from isoplug.supervisor.files import reason
 from isoplug.supervisor.host import HOST_FUNCTIONS, NoStorage, Services
 from isoplug.supervisor.loader import Loader
 from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
@@ -57,9 +58,13 @@ def configured(config: Config, *, call_timeout: float | None = None, **arguments
 def existing_folder(folder: Path | None, argument: str) -> Path | None:
     if folder is None:
         return None
-    if not folder.is_dir():
-        raise SetupError(f"{argument}: {folder} is not a folder; make it, or name another")
-    return folder.resolve()
+    try:
+        if folder.is_dir():
+            return folder.resolve()
+        problem = "is not a folder; make it, or name another"
+    except OSError as error:  # a folder above it is closed to this user, the name is too long, ...
+        problem = f"cannot be looked at ({reason(error)}); run as a user who can, or name another"
+    raise SetupError(f"{argument}: {folder} {problem}")
 
 
 def guarded_filesystem(
@@ -100,7 +105,7 @@ def engine(config: Config, services: Services, table: PluginTable, cleanup: Exit
     )
     notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
     functions = [name for name in HOST_FUNCTIONS if name not in notices]
-    runtime_dir = make_runtime_dir([os.environ.get("XDG_RUNTIME_DIR"), tempfile.gettempdir(), "/tmp"])
+    runtime_dir = make_runtime_dir(_runtime_bases())
     launcher = Launcher(runtime_dir, limits, functions, notices)
     cleanup.callback(launcher.close)
     book = LeaseBook()
@@ -108,3 +113,19 @@ def engine(config: Config, services: Services, table: PluginTable, cleanup: Exit
         table, services, book, call_timeout_seconds=config.calls.timeout, max_depth=config.calls.max_depth
     )
     return runner, Loader(launcher, runner, table, services, book, config)
+
+
+def _runtime_bases() -> list[str]:
+    """Absolute, since the processes run elsewhere; UTF-8, since ZeroMQ takes nothing else."""
+    bases = [os.environ.get("XDG_RUNTIME_DIR", "")]
+    with suppress(FileNotFoundError):  # not one of the usual places can be written to
+        bases.append(tempfile.gettempdir())
+    return [base for base in (*bases, "/tmp") if os.path.isabs(base) and _is_utf8(base)]
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,9 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from isoplug.supervisor.plugins.manifest import Manifest, check_compatible, pars
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
 from isoplug.supervisor.pool import Chain, Launcher, LeaseBook, Pool, RestartBudget, RestartPolicy, Worker
+from isoplug.supervisor.workspace import GuardedFilesystem
 
 __all__ = ["Loader", "PluginFiles", "scan"]
 
@@ -112,7 +113,7 @@ class Loader:
         if not candidates:
             return {}
         errors: dict[str, PluginError] = {}
-        with ThreadPoolExecutor(min(_PARALLEL_STARTS, len(candidates)), "isoplug-load") as threads:
+        with _threads(min(_PARALLEL_STARTS, len(candidates)), "isoplug-load") as threads:
             started = list(threads.map(_outcome(self._start_unknown), candidates))
         admitted = []
         for files, outcome in zip(candidates, started, strict=True):
@@ -124,7 +125,7 @@ class Loader:
                 admitted.append(outcome)
         if admitted:
             # A thread each: an ``init`` may wait for another plugin, which must not wait for a thread.
-            with ThreadPoolExecutor(len(admitted), "isoplug-init") as threads:
+            with _threads(len(admitted), "isoplug-init") as threads:
                 for entry, outcome in zip(admitted, threads.map(_outcome(self._prepare_first), admitted), strict=True):
                     if isinstance(outcome, PluginError):
                         errors[entry[0].files.name] = outcome
@@ -149,6 +150,9 @@ class Loader:
     # --- passes ---------------------------------------------------------------------------------------------------
 
     def _start_unknown(self, files: PluginFiles, *, use_cache: bool = True) -> _Started:
+        if isinstance(self._services.filesystem, GuardedFilesystem):  # before it is read, or it could be changed after
+            for path in (files.wasm, files.config, files.manifest):
+                self._services.filesystem.close_to_writes(path)
         wasm = self._read_module(files)
         deadline = Deadline.after(self._config.calls.start_timeout)
         worker = self._launcher.launch(wasm, files.name, deadline)
@@ -275,13 +279,7 @@ class Loader:
             write_config(config_path, answer["config"], plugin_id)
         for key in ("permission_request", "migrations"):
             if answer.get(key):
-                self._emit(plugin_id, json.dumps({"type": key, key: answer[key]}, ensure_ascii=False))
-
-    def _emit(self, plugin_id: str, event_json: str) -> None:
-        try:
-            self._services.events.emit(plugin_id, event_json)
-        except Exception:  # noqa: BLE001  the host's own sink; what it raises is no reason to lose the plugin
-            _log.exception("event_sink.failed", plugin=plugin_id)
+                self._services.emit(plugin_id, json.dumps({"type": key, key: answer[key]}, ensure_ascii=False))
 
     def _manifest(self, worker: Worker, files: PluginFiles, frame: Frame, *, use_cache: bool) -> Manifest:
         """The guest is always asked, so that a cache can never give it another's id; a fresh cache that agrees on the
@@ -322,6 +320,19 @@ class Loader:
                 plugin_id=files.name,
             )
         return wasm
+
+
+@contextmanager
+def _threads(count: int, name: str) -> Iterator[ThreadPoolExecutor]:
+    """Raises SetupError when the machine or, at its end, the interpreter starts no more threads."""
+    try:
+        with ThreadPoolExecutor(count, name) as threads:
+            yield threads
+    except RuntimeError as error:
+        raise SetupError(
+            f"cannot start the threads that load plugins: {error}; free processes, and start a Supervisor before the "
+            "interpreter shuts down"
+        ) from error
 
 
 def _outcome(step: Callable[[Any], Any]) -> Callable[[Any], Any]:

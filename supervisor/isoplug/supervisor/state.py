@@ -25,9 +25,8 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Pa
 
     By default ``isoplug/<name>-<hash of the resolved path>`` under the user's data directory, named after the
     workspace, or after ``plugins_dir`` when there is no workspace; one of the three has to be there. ``override`` is
-    used as it is. A folder of
-    ours that others can open is closed when it is still empty; when it is not, the error says how, since
-    somebody may have looked already.
+    used as it is. A folder of ours that others can open is closed when it is still empty; when it is not, the error
+    says how, since somebody may have looked already.
 
     Raises:
         SetupError: the folder lies in the workspace or in ``plugins_dir``, contains the workspace, belongs to
@@ -37,11 +36,10 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Pa
         folder = _resolved(override if override is not None else _default(workspace or plugins_dir))
         _refuse_overlap(folder, workspace, plugins_dir)
         _make(folder)
-        # Again, now that it exists: file identity also sees through bind mounts and file systems that ignore
-        # case.
+        # Again, now that it exists: file identity also sees through bind mounts and file systems that ignore case.
         _refuse_overlap(folder, workspace, plugins_dir)
         _make_private(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # platformdirs: no HOME, and a user without an entry
         where = repr(str(override)) if override is not None else "under the user's data directory"
         raise SetupError(
             f"cannot make the state folder {where}: {reason(error)}; choose a writable place with state_dir="
@@ -60,8 +58,7 @@ def _default(owner: Path | None) -> Path:
 
 
 def _resolved(path: Path) -> Path:
-    # Not Path.resolve(): before 3.13 it raises RuntimeError at a loop of links. realpath leaves that to
-    # mkdir's ELOOP.
+    # Not Path.resolve(): before 3.13 it raises RuntimeError at a loop of links. realpath leaves that to mkdir's ELOOP.
     return Path(os.path.realpath(path))
 
 
@@ -117,23 +114,21 @@ def _make_private(folder: Path) -> None:
         status = os.fstat(descriptor)
         if status.st_uid != os.geteuid():
             raise SetupError(
-                f"the state folder {str(folder)!r} belongs to user {status.st_uid}, this is user"
-                f" {os.geteuid()}; run as"
-                f" that user, or choose another folder with state_dir="
+                f"the state folder {str(folder)!r} belongs to user {status.st_uid}, this is user {os.geteuid()}; run "
+                "as that user, or choose another folder with state_dir="
             )
         mode = stat.S_IMODE(status.st_mode)
         if mode & 0o077:
             if os.listdir(descriptor):
                 raise SetupError(
-                    f"the state folder {str(folder)!r} is open to other users (mode {mode:04o}); look"
-                    " through what it"
-                    f" holds, then run: chmod 700 '{folder}'"
+                    f"the state folder {str(folder)!r} is open to other users (mode {mode:04o}); look through what it "
+                    f"holds, then run: chmod 700 '{folder}'"
                 )
             os.fchmod(descriptor, 0o700)
         elif mode & 0o700 != 0o700:
             raise SetupError(
-                f"the state folder {str(folder)!r} has mode {mode:04o}, which keeps its owner out; run:"
-                f" chmod 700 '{folder}'"
+                f"the state folder {str(folder)!r} has mode {mode:04o}, which keeps its owner out; run: "
+                f"chmod 700 '{folder}'"
             )
     finally:
         os.close(descriptor)

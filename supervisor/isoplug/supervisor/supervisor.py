@@ -51,9 +51,7 @@ from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
 from isoplug.supervisor.pool import Chain, Worker
 from isoplug.supervisor.storage import Storage
-from isoplug.supervisor.workspace import (
-    FileSystem,
-)
+from isoplug.supervisor.workspace import FileSystem
 
 __all__ = ["OfferedFiles", "Supervisor"]
 
@@ -302,7 +300,8 @@ class Supervisor:
             payload.setdefault("workspace_root", self._workspace_text())
         capability, event = encode_event(event_type, payload)
         receivers = [p.id for p in self._table.snapshot().values() if capability in p.manifest.capabilities]
-        return sum(self._mailboxes[plugin_id].post(event) for plugin_id in receivers if plugin_id in self._mailboxes)
+        mailboxes = [self._mailboxes.get(plugin_id) for plugin_id in receivers]  # none: loading, or just unloaded
+        return sum(mailbox.post(event) for mailbox in mailboxes if mailbox is not None)
 
     def flush_events(self, timeout: float | None = None) -> bool:
         """Wait until all events emitted so far have been handled; False when that takes longer than ``timeout``."""

@@ -259,8 +259,8 @@ def test_a_closed_pipe_is_no_traceback(shell: Shell) -> None:
         assert "Exception" not in err
 
 
-def test_a_full_disk_is_one_line(shell: Shell) -> None:
-    arguments = ("inspect", f"plugins/{PROBE}/plugin.wasm", "--json")
+@pytest.mark.parametrize("arguments", [("inspect", f"plugins/{PROBE}/plugin.wasm", "--json"), ("--help",)])
+def test_a_full_disk_is_one_line(shell: Shell, arguments: tuple[str, ...]) -> None:
     with Path("/dev/full").open("w") as full, shell.popen(*arguments, stdout=full) as process:
         _, err = process.communicate(timeout=30)
     assert process.returncode == 1

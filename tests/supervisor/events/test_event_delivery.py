@@ -224,3 +224,20 @@ def test_closing_does_not_wait_for_ever_and_says_what_it_drops(
     supervisor.close()
     assert time.monotonic() - started_at < 4
     assert "event.dropped plugin=test.probe waiting=1" in caplog.text
+
+
+def test_an_event_for_which_there_is_no_thread_is_dropped_and_the_next_one_arrives(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugins.add()
+    supervisor = supervise()
+
+    def no_threads(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(threading.Thread, "start", no_threads)
+        assert supervisor.emit("file_saved", {"path": "lost.md"}) == 0
+    save(supervisor, "next.md")
+    assert supervisor.flush_events()
+    assert paths(supervisor) == ["next.md"]

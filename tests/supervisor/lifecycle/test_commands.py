@@ -66,7 +66,7 @@ def test_without_the_capability_nothing_is_dispatched(supervisor: Supervisor) ->
 
 
 def test_an_export_that_is_missing_is_not_found(supervisor: Supervisor) -> None:
-    with pytest.raises(CommandNotFound, match="'render_content'"):
+    with pytest.raises(CommandNotFound, match="'render_content'; its module exports no function for that"):
         supervisor.call(PROBE, "render_content", b"{}")
 
 

@@ -91,9 +91,7 @@ def test_storage_is_allowed_without_a_rule_and_with_a_rule_only_all_counts() -> 
         ("README.md", "README.md"),
     ],
 )
-def test_a_file_scope_matches_its_path_and_what_is_below(
-    permission: Permission, scope: str, target: str
-) -> None:
+def test_a_file_scope_matches_its_path_and_what_is_below(permission: Permission, scope: str, target: str) -> None:
     assert allows(permission, target, scope)
     assert verdict(permission, target, "all", scope) is Verdict.DENIED
 
@@ -198,9 +196,7 @@ def test_a_domain_matches_no_other_host(scope: str, target: str) -> None:
     assert not allows(HTTP, target, scope)
 
 
-@pytest.mark.parametrize(
-    "scope", ["*.evil.org", "https://evil.org", "evil.org:80", "b\u00fccher.de", "", "127.1"]
-)
+@pytest.mark.parametrize("scope", ["*.evil.org", "https://evil.org", "evil.org:80", "b\u00fccher.de", "", "127.1"])
 def test_an_exclude_that_is_not_a_domain_closes_everything(scope: str) -> None:
     decision = decide(HTTP, "good.org", ["all"], [scope])
     assert decision.verdict is Verdict.DENIED
@@ -266,9 +262,7 @@ def test_a_plugins_value_that_is_not_a_mapping_is_an_error(value: object) -> Non
         ("text", "plugins.p must be a mapping"),
     ],
 )
-def test_a_bad_entry_is_denied_with_the_reason_and_costs_no_other_plugin_anything(
-    entry: object, words: str
-) -> None:
+def test_a_bad_entry_is_denied_with_the_reason_and_costs_no_other_plugin_anything(entry: object, words: str) -> None:
     plugins = parse_plugins({"p": entry, "q": {"permissions": {"read_files": {"include": "all"}}}})
     for permission in Permission:
         decision = check(plugins["p"], permission, "a")
@@ -346,9 +340,7 @@ parts = st.lists(st.sampled_from(["a", "b", "A", "a.md", "..", ".", "", "ab"]), 
 
 
 @given(st.lists(parts, max_size=3), parts)
-def test_a_target_outside_all_include_scopes_is_never_allowed(
-    include: list[list[str]], target: list[str]
-) -> None:
+def test_a_target_outside_all_include_scopes_is_never_allowed(include: list[list[str]], target: list[str]) -> None:
     """Against a second, slower statement of the rule."""
     clean = [part for part in target if part not in ("", ".")]
     covered = False

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SetupError
 from isoplug.supervisor.config import Limits
-from isoplug.supervisor.storage import DEFAULT_QUOTA_BYTES, MAX_QUOTA_BYTES, SqliteStorage, Storage
+from isoplug.supervisor.storage import MAX_QUOTA_BYTES, SqliteStorage, Storage
 from isoplug.supervisor.storage import sqlite as sqlite_module
 from isoplug.supervisor.storage.sqlite import MAX_KEY_BYTES, MAX_KEYS
 
@@ -147,8 +147,8 @@ def test_no_quota_is_higher_than_the_maximum(storage: SqliteStorage, path: Path)
     assert caught.value.bound == MAX_QUOTA_BYTES
 
 
-def test_the_default_quota_is_the_one_of_the_configuration() -> None:
-    assert Limits().storage_quota == DEFAULT_QUOTA_BYTES
+def test_the_default_quota_is_a_mebibyte_and_may_be_as_high_as_the_maximum() -> None:
+    assert Limits().storage_quota == 1 << 20
     assert Limits(storage_quota=MAX_QUOTA_BYTES).storage_quota == MAX_QUOTA_BYTES
 
 

@@ -36,12 +36,8 @@ def reached(files: WorkspaceFilesystem, root_index: str = "README.md") -> list[s
     return workspace_file_set(files, WorkspacePath.parse(root_index))
 
 
-def test_contents_and_attachments_are_followed_and_nothing_else(
-    files: WorkspaceFilesystem, tmp_path: Path
-) -> None:
-    write(
-        tmp_path, "README.md", contents=["[Day](/Notes/day.md)", "plain.md"], attachments=["assets/root.png"]
-    )
+def test_contents_and_attachments_are_followed_and_nothing_else(files: WorkspaceFilesystem, tmp_path: Path) -> None:
+    write(tmp_path, "README.md", contents=["[Day](/Notes/day.md)", "plain.md"], attachments=["assets/root.png"])
     write(
         tmp_path,
         "Notes/day.md",
@@ -93,9 +89,7 @@ def test_a_long_chain_needs_no_stack(files: WorkspaceFilesystem, tmp_path: Path)
     assert len(reached(files)) == 1501
 
 
-def test_what_is_missing_outside_or_unreadable_is_left_out(
-    files: WorkspaceFilesystem, tmp_path: Path
-) -> None:
+def test_what_is_missing_outside_or_unreadable_is_left_out(files: WorkspaceFilesystem, tmp_path: Path) -> None:
     (tmp_path.parent / "secret.md").write_text("secret")
     links = [
         "missing.md",
@@ -117,9 +111,7 @@ def test_what_is_missing_outside_or_unreadable_is_left_out(
     assert reached(files, "missing.md") == []
 
 
-def test_percent_encoding_is_undone_when_no_file_has_the_raw_name(
-    files: WorkspaceFilesystem, tmp_path: Path
-) -> None:
+def test_percent_encoding_is_undone_when_no_file_has_the_raw_name(files: WorkspaceFilesystem, tmp_path: Path) -> None:
     write(tmp_path, "README.md", contents=["[A](/a%20b.md)", "c%20d.md", "e%2Ff.md"])
     for name in ("a b.md", "c%20d.md", "c d.md", "e/f.md"):
         write(tmp_path, name)

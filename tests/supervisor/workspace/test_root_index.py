@@ -138,9 +138,7 @@ PERMITTED = {
 REFUSED = {
     "more for itself": ROOT.replace(b"[a, b]", b"[all]"),
     "another order of scopes": ROOT.replace(b"[a, b]", b"[b, a]"),
-    "another plugin": ROOT.replace(
-        b"plugins:\n", b"plugins:\n  evil: {permissions: {read_files: {include: all}}}\n"
-    ),
+    "another plugin": ROOT.replace(b"plugins:\n", b"plugins:\n  evil: {permissions: {read_files: {include: all}}}\n"),
     "no plugins": ROOT.replace(b"plugins:", b"plugged:"),
     "plugins twice": ROOT.replace(b"---\nbody", b"plugins: {evil: {}}\n---\nbody"),
     "no front matter": b"body",
@@ -241,9 +239,7 @@ def test_a_candidate_that_a_person_added_later_is_guarded_too(guests: GuardedFil
     guests.write(P("later.md"), INDEX + b"body")
 
 
-def test_a_root_index_that_a_person_broke_is_left_to_that_person(
-    guests: GuardedFilesystem, root: Path
-) -> None:
+def test_a_root_index_that_a_person_broke_is_left_to_that_person(guests: GuardedFilesystem, root: Path) -> None:
     (root / "README.md").write_bytes(b"---\nplugins: [\n---\n")
     for data in (ROOT, INDEX, b""):
         with pytest.raises(ServiceError, match="a person has to repair it"):
@@ -293,9 +289,7 @@ def test_guests_that_race_cannot_make_a_second_root_index_between_check_and_writ
             with suppress(ServiceError):
                 guests.write(P("race.md"), data)
 
-    threads = [
-        threading.Thread(target=race, args=(data,)) for data in (INDEX, b"---\npart_of: x\n---\n", b"plain")
-    ]
+    threads = [threading.Thread(target=race, args=(data,)) for data in (INDEX, b"---\npart_of: x\n---\n", b"plain")]
     for thread in threads:
         thread.start()
     for _ in range(100):
@@ -313,9 +307,7 @@ headers = st.builds(
 
 
 @given(st.none() | headers, st.none() | headers, st.booleans())
-def test_what_the_rule_permits_grants_nothing_new(
-    old: Header | None, new: Header | None, is_protected: bool
-) -> None:
+def test_what_the_rule_permits_grants_nothing_new(old: Header | None, new: Header | None, is_protected: bool) -> None:
     if reason_against_write(old, new, is_protected=is_protected):
         return
     if is_protected or (old is not None and old.is_root_index):

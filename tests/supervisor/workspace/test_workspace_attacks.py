@@ -214,9 +214,7 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_content(root: P
     (root / "d/file").write_bytes(whole[0])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     for turn in range(4):
-        writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, env=environment
-        )
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(root)], stdout=subprocess.PIPE, env=environment)
         assert writer.stdout is not None
         with writer.stdout:
             assert writer.stdout.readline() == b"ready\n"

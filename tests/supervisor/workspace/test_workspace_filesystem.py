@@ -115,9 +115,7 @@ def test_stat_tells_files_from_directories(fs: WorkspaceFilesystem, root: Path) 
         assert fs.stat(P(path)) is None
 
 
-def test_children_are_sorted_and_leave_out_what_cannot_be_named_or_opened(
-    fs: WorkspaceFilesystem, root: Path
-) -> None:
+def test_children_are_sorted_and_leave_out_what_cannot_be_named_or_opened(fs: WorkspaceFilesystem, root: Path) -> None:
     for name in ("b.md", "a", "\u00e9", "new\nline"):
         (root / name).write_bytes(b"")
     (root / "dir").mkdir()
@@ -168,9 +166,7 @@ def outside(tmp_path: Path, root: Path) -> Path:
 @pytest.mark.parametrize(
     "path", ["file", "dir/secret", "up/outside/secret", "dangling", "loop", "proc/environ", "inner", "dir"]
 )
-def test_symbolic_links_are_refused_wherever_they_point(
-    fs: WorkspaceFilesystem, outside: Path, path: str
-) -> None:
+def test_symbolic_links_are_refused_wherever_they_point(fs: WorkspaceFilesystem, outside: Path, path: str) -> None:
     before = sorted(os.listdir(outside))
     assert fs.stat(P(path)) is None
     for operation in (fs.open, fs.delete, lambda p: fs.write(p, b"evil")):
@@ -180,9 +176,7 @@ def test_symbolic_links_are_refused_wherever_they_point(
     assert sorted(os.listdir(outside)) == before
 
 
-def test_writing_below_a_linked_directory_makes_nothing_outside(
-    fs: WorkspaceFilesystem, outside: Path
-) -> None:
+def test_writing_below_a_linked_directory_makes_nothing_outside(fs: WorkspaceFilesystem, outside: Path) -> None:
     for path in ("dir/new", "dir/a/b/new", "up/outside/new", "dangling/new"):
         with pytest.raises(ServiceError):
             fs.write(P(path), b"evil")
@@ -255,9 +249,7 @@ def test_a_root_that_is_not_a_directory_is_a_set_up_error(tmp_path: Path) -> Non
             WorkspaceFilesystem(path)
 
 
-def test_a_removed_root_gives_typed_errors_and_a_renamed_one_stays(
-    fs: WorkspaceFilesystem, root: Path
-) -> None:
+def test_a_removed_root_gives_typed_errors_and_a_renamed_one_stays(fs: WorkspaceFilesystem, root: Path) -> None:
     fs.write(P("a"), b"x")
     root.rename(root.with_name("renamed"))
     assert content(fs, "a") == b"x"

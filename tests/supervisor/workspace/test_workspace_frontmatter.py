@@ -129,8 +129,7 @@ def outcome(data: bytes) -> object:
 
 
 @given(
-    st.binary(max_size=200)
-    | st.text(alphabet="---\n\r a:[]{}&*!|>'\"#%?,<x\u2028\x85", max_size=80).map(str.encode)
+    st.binary(max_size=200) | st.text(alphabet="---\n\r a:[]{}&*!|>'\"#%?,<x\u2028\x85", max_size=80).map(str.encode)
 )
 def test_any_bytes_give_values_or_a_front_matter_error(data: bytes) -> None:
     for candidate in (data, b"---\n" + data + b"\n---\n"):
@@ -144,9 +143,7 @@ def test_any_bytes_give_values_or_a_front_matter_error(data: bytes) -> None:
 
 plain_values = st.recursive(
     st.text(st.characters(codec="utf-8", exclude_categories=("Cc",)), max_size=8),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text("abc\u00e9 :", max_size=4), inner, max_size=3)
-    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc\u00e9 :", max_size=4), inner, max_size=3),
     max_leaves=10,
 )
 

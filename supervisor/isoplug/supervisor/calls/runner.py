@@ -140,7 +140,12 @@ class CallRunner:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _call_leased(self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None) -> bytes:
-        lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
+        try:
+            lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
+        except CallCancelled:
+            if self._is_closing:  # it was ``drain`` that cancelled it
+                raise SupervisorClosed(plugin.id) from None
+            raise
         try:
             output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
         except _WorkerLost as lost:
@@ -273,9 +278,7 @@ class _HostCalls:
             services=self._services,
             deadline=frame.deadline,
             offered_files=frame.offered_files,
-            is_cancelled=lambda token: (
-                frame.chain.is_cancelled or runner.is_token_cancelled(self._plugin_id, token)
-            ),
+            is_cancelled=lambda token: frame.chain.is_cancelled or runner.is_token_cancelled(self._plugin_id, token),
             run_command=lambda target, command, params: runner.run_nested(context, target, command, params, frame),
         )
         return context

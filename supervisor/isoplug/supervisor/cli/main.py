@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -22,7 +23,15 @@ __all__ = ["main"]
 
 def main() -> None:
     """Entry point of the ``isoplug`` script."""
-    cli(prog_name="isoplug")
+    try:
+        cli(prog_name="isoplug")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise  # EPIPE is click's; anything else is a bug
+        click.secho(f"isoplug: cannot write the result: {error.strerror}; free space", fg="red", err=True)
+        # What is buffered has no place either: Python would try again at its end, complain and exit with 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
 
 
 @click.group(
@@ -59,11 +68,6 @@ def _reporting(command: Callable[..., None], quiet: str = "WARNING") -> Callable
             command(*args, **kwargs)
         except PluginError as error:
             _fail(error, exit_code(error))
-        except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise  # EPIPE is click's; anything else is a bug
-            click.secho(f"isoplug: cannot write the result: {error.strerror}; free space", fg="red", err=True)
-            sys.exit(1)
 
     return click.option("-v", "--verbose", count=True, help="Log more to stderr; twice for debug.")(run)
 
@@ -161,7 +165,7 @@ def inspect(wasm: Path, as_json: bool) -> None:
 @_reporting
 @_supervising
 def list_plugins(supervisor: Supervisor, as_json: bool) -> None:
-    """Load all plugins and show how they are; exit code 6 when one could not be loaded.
+    """Load all plugins and show how they are. Exit code 6 when one could not be loaded.
 
     \b
     Example: isoplug list --plugins plugins --workspace journal
@@ -204,7 +208,7 @@ def call(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Run COMMAND of PLUGIN and print its result as JSON (on one line with --json).
+    """Run COMMAND of PLUGIN and print its result. It is JSON, on one line with --json.
 
     \b
     Examples:
@@ -223,7 +227,7 @@ def call(
 @_reporting
 @_supervising
 def event(supervisor: Supervisor, event_type: str, payload: dict[str, Any], as_json: bool) -> None:
-    """Send an event to every plugin that listens, wait until they have handled it, print how many got it.
+    """Send an event to the plugins that listen. Wait until they have handled it, print how many got it.
 
     \b
     Example: isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
@@ -244,7 +248,7 @@ def event(supervisor: Supervisor, event_type: str, payload: dict[str, Any], as_j
 @cli.command()
 @functools.partial(_reporting, quiet="CRITICAL")  # its crash is meant, and shown
 def demo() -> None:
-    """Show everything on a sample journal in a few seconds: commands, a denial, a crash, a recursion."""
+    """Show everything on a sample journal. It takes seconds: commands, a denial, a crash, a recursion."""
     from isoplug.supervisor.demo import run
 
     run()

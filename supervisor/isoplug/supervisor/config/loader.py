@@ -52,9 +52,8 @@ def _read_table(path: Path) -> dict[str, Any]:
         data = read_bounded(path, _MAX_BYTES)
     except (OSError, ValueError) as error:
         raise SetupError(
-            f"cannot read the configuration {str(path)!r}: {reason(error)}; check the path given with"
-            " --config or to"
-            " from_config()"
+            f"cannot read the configuration {str(path)!r}: {reason(error)}; check the path given with --config or to "
+            "from_config()"
         ) from error
     try:
         return tomllib.loads(data.decode())
@@ -63,10 +62,7 @@ def _read_table(path: Path) -> dict[str, Any]:
         raise SetupError(
             f"the configuration {str(path)!r} is not UTF-8 text (line {line}); save it in that encoding"
         ) from error
-    except (
-        ValueError,
-        RecursionError,
-    ) as error:  # tomllib: its own error is a ValueError, deep nesting recurses
+    except (ValueError, RecursionError) as error:  # tomllib: its own error is a ValueError, deep nesting recurses
         words = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         last_line = data.rstrip().count(b"\n") + 1
         words = words.replace("(at end of document)", f"(at the end, line {last_line})")

@@ -99,8 +99,7 @@ def _version(value: str) -> str:
 # At most a week: poll(2) counts milliseconds in 31 bits (24 days), and a longer deadline is none.
 Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=WEEK, allow_inf_nan=False)]
 DurationOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=WEEK, allow_inf_nan=False)]
-# Typed int and not pydantic.ByteSize, so that hosts may pass plain numbers; ByteSize would also take bits and
-# "64M".
+# Typed int and not pydantic.ByteSize, so that hosts may pass plain numbers; ByteSize would also take bits and "64M".
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 HostPath = Annotated[Path, BeforeValidator(_path)]
 
@@ -150,9 +149,8 @@ class Restart(_Section):
     def _check_backoff(self) -> Self:
         if self.backoff_initial > self.backoff_max:
             raise ValueError(
-                f"backoff_initial ({self.backoff_initial:g} s) is longer than backoff_max"
-                f" ({self.backoff_max:g} s);"
-                " raise backoff_max or lower backoff_initial"
+                f"backoff_initial ({self.backoff_initial:g} s) is longer than backoff_max ({self.backoff_max:g} s); "
+                "raise backoff_max or lower backoff_initial"
             )
         return self
 
@@ -179,9 +177,8 @@ class Limits(_Section):
     def _check_memory(self) -> Self:
         if self.wasm_memory > self.process_memory:
             raise ValueError(
-                f"wasm_memory ({self.wasm_memory} bytes) is larger than process_memory"
-                f" ({self.process_memory} bytes), of"
-                " which it is a part; raise process_memory or lower wasm_memory"
+                f"wasm_memory ({self.wasm_memory} bytes) is larger than process_memory ({self.process_memory} bytes), "
+                "of which it is a part; raise process_memory or lower wasm_memory"
             )
         return self
 

@@ -7,8 +7,7 @@ from typing import Final
 
 __all__ = ["parse_duration", "parse_size", "parse_version"]
 
-# In milliseconds: "500ms" is then exactly 0.5 and "200ms" exactly 0.2, where 200 * 0.001 would be off by a
-# bit.
+# In milliseconds: "500ms" is then exactly 0.5 and "200ms" exactly 0.2, where 200 * 0.001 would be off by a bit.
 _DURATION_UNITS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
 _SIZE_UNITS: Final = {
     "B": 1,

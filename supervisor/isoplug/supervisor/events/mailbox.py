@@ -32,16 +32,15 @@ class Mailbox:
         self._is_closed = False
 
     def post(self, event: bytes) -> bool:
-        """False when the queue is full or closed: the event is dropped, and that is logged."""
+        """False when the queue is full or closed, or no thread can be had: the event is dropped, and that is logged."""
         with self._changed:
             if self._is_closed or len(self._events) >= self._bound:
                 _log.warning("event.dropped", plugin=self._plugin_id, waiting=len(self._events))
                 return False
             self._events.append(event)
-            if not self._is_running:
-                self._is_running = True
-                name = f"isoplug-events-{self._plugin_id}"
-                threading.Thread(target=self._run, name=name, daemon=True).start()
+            if not self._is_running and not self._start():
+                self._events.pop()
+                return False
             return True
 
     def flush(self, deadline: Deadline) -> bool:
@@ -56,6 +55,15 @@ class Mailbox:
             if self._events:
                 _log.warning("event.dropped", plugin=self._plugin_id, waiting=len(self._events))
             self._events.clear()
+
+    def _start(self) -> bool:
+        try:
+            threading.Thread(target=self._run, name=f"isoplug-events-{self._plugin_id}", daemon=True).start()
+        except RuntimeError as error:  # no threads left, or the interpreter is ending
+            _log.warning("event.dropped", plugin=self._plugin_id, waiting=len(self._events) - 1, reason=str(error))
+            return False
+        self._is_running = True
+        return True
 
     def _run(self) -> None:
         while True:

@@ -47,4 +47,4 @@ def _guest_log(context: HostContext, request: _Line) -> None:
 
 @host_function("host_emit_event", _Event, refuse=None, max_input_bytes=ANSWER_JSON_BYTES, is_notice=True)
 def _emit_event(context: HostContext, request: _Event) -> None:
-    context.services.events.emit(context.plugin_id, request.text)
+    context.services.emit(context.plugin_id, request.text)

@@ -75,12 +75,20 @@ def _list_dir(context: HostContext, request: _Path) -> list[str]:
 
 @host_function("host_workspace_file_set", Nothing, refuse=error_string)
 def _workspace_file_set(context: HostContext, _: Nothing) -> list[str]:
-    root_index = context.services.root_index
+    filesystem, root_index = context.filesystem, context.services.root_index
     if root_index is None:
-        raise ServiceError("the workspace has no root index (a Markdown file with `contents` and no `part_of`)")
+        raise ServiceError(
+            "the workspace has no root index (a Markdown file with `contents` and no `part_of`), or several; the host "
+            "can name one with root_index="
+        )
     context.require(Permission.READ_FILES, root_index.text)
-    reachable = workspace_file_set(context.filesystem, root_index, context.check_deadline)
-    return [path for path in reachable if context.allows(Permission.READ_FILES, path)]
+    reachable = workspace_file_set(filesystem, root_index, context.check_deadline)
+    allowed = []
+    for path in reachable:
+        context.check_deadline()
+        if context.allows(Permission.READ_FILES, path):
+            allowed.append(path)
+    return allowed
 
 
 @host_function("host_file_exists", _Path, refuse=constant(b"false"))
@@ -157,6 +165,7 @@ def _write(context: HostContext, text: str, content: bytes) -> None:
 def _children(context: HostContext, directory: WorkspacePath) -> Iterator[tuple[WorkspacePath, bool]]:
     """Direct children that the rules do not exclude, with whether each is a directory."""
     for entry in context.filesystem.children(directory):
+        context.check_deadline()  # for each: a check takes as long as there are rules
         child = directory.child(entry.name)
         if context.allows(Permission.READ_FILES, child.text):
             yield child, entry.is_directory
@@ -166,7 +175,7 @@ def _descendants(context: HostContext, directory: WorkspacePath) -> Iterator[Wor
     """Everything below, depth first; a directory that the rules exclude is not entered."""
     pending = [directory]
     while pending:
-        context.check_deadline()
+        context.check_deadline()  # here as well: folders may be empty
         subdirectories = []
         for child, is_directory in _children(context, pending.pop()):
             yield child

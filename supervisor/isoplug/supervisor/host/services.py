@@ -6,18 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Checker
 from isoplug.supervisor.storage import Storage
 from isoplug.supervisor.workspace import FileSystem, WorkspacePath
 
 __all__ = ["EventSink", "FileSource", "RuntimeContext", "Services"]
 
+_log = get_logger(__name__)
+
 
 class EventSink(Protocol):
     """Receives what guests emit with ``host_emit_event``, and what they answer to ``set_config``."""
 
     def emit(self, plugin_id: str, event_json: str) -> None:
-        """``event_json`` is any JSON text. Called in the thread of the guest's caller: return soon, do not raise."""
+        """``event_json`` is any JSON text. The guest's call waits until this returns; what it raises is logged."""
 
 
 class FileSource(Protocol):
@@ -53,3 +56,10 @@ class Services:
     storage_quota_bytes: int
     frame_bytes: int
     may_block: bool
+
+    def emit(self, plugin_id: str, event_json: str) -> None:
+        """Hand an event to the sink. A sink that fails is the host's own affair: it costs no guest its call."""
+        try:
+            self.events.emit(plugin_id, event_json)
+        except Exception:  # noqa: BLE001
+            _log.exception("event_sink.failed", plugin=plugin_id)

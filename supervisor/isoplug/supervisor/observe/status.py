@@ -38,7 +38,8 @@ class PluginStatus:
 
 
 def resources_of(pids: Sequence[int]) -> tuple[int, float]:
-    """Resident memory in bytes and CPU seconds of these processes; one that has just ended counts as nothing."""
+    """Resident memory in bytes and CPU seconds of these processes; one that has just ended, or cannot be looked at
+    because this process is out of descriptors, counts as nothing."""
     rss_bytes, cpu_seconds = 0, 0.0
     for pid in pids:
         try:
@@ -47,6 +48,6 @@ def resources_of(pids: Sequence[int]) -> tuple[int, float]:
                 times = process.cpu_times()
                 rss_bytes += process.memory_info().rss
                 cpu_seconds += times.user + times.system
-        except psutil.Error:
+        except (psutil.Error, OSError):
             continue
     return rss_bytes, round(cpu_seconds, 3)

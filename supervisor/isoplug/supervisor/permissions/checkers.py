@@ -90,10 +90,9 @@ class Frontmatter(Checker):
     """Reads the `plugins` mapping in the front matter of the workspace's root index, and reads it again when
     it changed.
 
-    Without a root index, or when it cannot be read, everything is denied with a reason that says so. Safe to
-    use from several
-    threads: the only state is an immutable snapshot, replaced whole. Two threads may read the same change
-    twice, and an older snapshot that is stored last is noticed by its signature at the next check.
+    Without a root index, or when it cannot be read, everything is denied with a reason that says so. Safe to use
+    from several threads: the only state is an immutable snapshot, replaced whole. Two threads may read the same
+    change twice, and an older snapshot that is stored last is noticed by its signature at the next check.
 
     Args:
         workspace_root: the workspace directory; absolute targets inside it are made relative to it.
@@ -163,8 +162,7 @@ def _read(path: Path, name: WorkspacePath) -> _Snapshot:
             read_at_ns = time.time_ns()
             data = stream.read(frontmatter.HEAD_BYTES)
             after = os.fstat(descriptor)
-        # Not ctime: a file that is replaced while it is read loses its name, which changes that and nothing
-        # else.
+        # Not ctime: a file that is replaced while it is read loses its name, which changes that and nothing else.
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             changed_at_ns = max(before.st_mtime_ns, before.st_ctime_ns)
             return _interpret(data, name, _signature(before), read_at_ns - changed_at_ns > _RACY_NS)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
@@ -17,6 +17,8 @@ __all__ = ["MAX_DEPTH", "dump_object", "parse_object"]
 
 MAX_DEPTH: Final = 100
 """Of nested lists and objects; serde_json stops at 128, jiter (pydantic's parser) at 200."""
+
+_SHOWN_CHARACTERS: Final = 200
 
 
 def parse_object(data: bytes, max_bytes: int) -> dict[str, Any]:
@@ -37,7 +39,7 @@ def parse_object(data: bytes, max_bytes: int) -> dict[str, Any]:
         raise ValueError(f"is not JSON: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"is a JSON {_kind(value)}, it must be an object")
-    _check(value, "", 1)
+    _check(value, None, 1)
     return value
 
 
@@ -45,14 +47,38 @@ def dump_object(value: dict[str, Any], max_bytes: int) -> bytes:
     """``value`` as indented JSON with a final newline, at most ``max_bytes``."""
     if not isinstance(value, dict):
         raise ValueError(f"must be an object (dict), not {type(value).__name__}")
-    _check(value, "", 1)
-    data = (json.dumps(value, ensure_ascii=False, allow_nan=False, indent=2) + "\n").encode()
-    if len(data) > max_bytes:
-        raise ValueError(f"would be {len(data)} bytes long, the limit is {max_bytes}")
-    return data
+    _check(value, None, 1)
+    # Piece by piece: indented, a deep value can take a hundred times its bytes.
+    pieces, size = [], 1
+    for piece in json.JSONEncoder(ensure_ascii=False, allow_nan=False, indent=2).iterencode(value):
+        encoded = piece.encode()
+        size += len(encoded)
+        if size > max_bytes:
+            raise ValueError(f"would be longer than allowed, the limit is {max_bytes} bytes")
+        pieces.append(encoded)
+    return b"".join((*pieces, b"\n"))
 
 
-def _check(value: object, where: str, depth: int) -> None:
+class _Place(NamedTuple):
+    """Where in a value: joined for a message only, since a guest's keys may be long and its lists longer."""
+
+    above: _Place | None
+    key: str | int
+
+    def __str__(self) -> str:
+        steps = []
+        place: _Place | None = self
+        while place is not None:
+            steps.append(f"[{place.key}]" if isinstance(place.key, int) else f".{place.key[:_SHOWN_CHARACTERS]}")
+            place = place.above
+        return "".join(reversed(steps)).removeprefix(".")[:_SHOWN_CHARACTERS]
+
+
+def _shown(where: _Place | None) -> str:
+    return repr("" if where is None else str(where))
+
+
+def _check(value: object, where: _Place | None, depth: int) -> None:
     """Refuse what JSON has no word for; ``where`` is the path so far. Its depth bound also ends cycles."""
     match value:
         case None | bool():
@@ -61,30 +87,30 @@ def _check(value: object, where: str, depth: int) -> None:
             _check_text(value, where)
         case int():
             if value.bit_length() > 1024:  # no double holds more, and CPython converts long ones in quadratic time
-                raise ValueError(f"has a number that is too large at {where!r}")
+                raise ValueError(f"has a number that is too large at {_shown(where)}")
         case float():
             if not math.isfinite(value):
-                raise ValueError(f"has the number {value} at {where!r}, which JSON does not have")
+                raise ValueError(f"has the number {value} at {_shown(where)}, which JSON does not have")
         case dict() | list() | tuple() if depth > MAX_DEPTH:
             raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
         case dict():
             for key, member in value.items():
                 if not isinstance(key, str):
-                    raise ValueError(f"has the key {key!r} below {where!r}, keys must be text")
+                    raise ValueError(f"has the key {key!r} below {_shown(where)}, keys must be text")
                 _check_text(key, where)
-                _check(member, f"{where}.{key}" if where else key, depth + 1)
+                _check(member, _Place(where, key), depth + 1)
         case list() | tuple():
             for index, member in enumerate(value):
-                _check(member, f"{where}[{index}]", depth + 1)
+                _check(member, _Place(where, index), depth + 1)
         case _:
-            raise ValueError(f"has a {type(value).__name__} at {where!r}, which is not a JSON value")
+            raise ValueError(f"has a {type(value).__name__} at {_shown(where)}, which is not a JSON value")
 
 
-def _check_text(text: str, where: str) -> None:
+def _check_text(text: str, where: _Place | None) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"has text with a lone surrogate at {where!r}, which is not Unicode") from error
+        raise ValueError(f"has text with a lone surrogate at {_shown(where)}, which is not Unicode") from error
 
 
 def _kind(value: object) -> str:

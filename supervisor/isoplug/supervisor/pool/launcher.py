@@ -14,7 +14,6 @@ from isoplug.shared.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence, open_context
-from isoplug.supervisor.pool.watch import Watch
 from isoplug.supervisor.pool.worker import Worker, WorkerProcess
 from isoplug.supervisor.pool.zygote import Zygote
 
@@ -26,7 +25,7 @@ _log = get_logger(__name__)
 _RUNTIME_DIR_BYTES = 90
 
 #: How long closing waits for threads that are in the middle of a call although its worker is dead.
-_FAREWELL_SECONDS = 5.0
+_FAREWELL_SECONDS = 2.0
 
 
 def make_runtime_dir(candidates: Sequence[str | None]) -> Path:
@@ -56,7 +55,6 @@ class Launcher:
         self._notices = "\n".join(notices)
         self._context = open_context()
         self._zygote = Zygote(runtime_dir)
-        self._watch = Watch()
         self._numbers = itertools.count()
         self._lock = threading.Lock()  # makes sockets one at a time, and none in a context that is being ended
         self._is_closed = False
@@ -93,7 +91,6 @@ class Launcher:
                 case Breach():
                     raise WorkerCrashed(plugin, f"destroyed, {error}") from None
             raise
-        self._watch.add(worker)
         return worker
 
     def _greet(self, worker: Worker, wasm: bytes, plugin: str, socket_path: Path, deadline: Deadline) -> None:
@@ -114,7 +111,6 @@ class Launcher:
         """End every process that is left; whoever talks to one notices and closes its socket."""
         with self._lock:
             self._is_closed = True
-        self._watch.close()
         self._zygote.close()
         # Waits for the sockets, so for threads that may be in a host's own service: those must not hold up the host.
         ending = threading.Thread(target=self._context.term, name="isoplug-zmq-term", daemon=True)

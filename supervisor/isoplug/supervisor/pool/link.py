@@ -7,6 +7,7 @@ three exceptions. The socket may be used by any thread, one at a time; a lease i
 from __future__ import annotations
 
 import select
+from typing import Any
 
 import zmq
 
@@ -19,6 +20,10 @@ __all__ = ["Breach", "Gone", "Link", "Silence", "open_context"]
 
 #: After a worker's death its last frames may still be in libzmq's I/O thread; they get this long, in milliseconds.
 _LAST_WORDS_MS = 5
+#: How long a process that no longer reads may take to be seen dead, in milliseconds.
+_DYING_MS = 250
+#: Longest wait in one piece.
+_SLICE_MS = 500
 #: Frames that libzmq holds in either direction: its own default is 1,000, each of which may be as large as
 #: ``frame_bytes``. The protocol has one under way; the others are for notices, which nobody waits for, and because
 #: libzmq counts a frame as gone only with the second one after it.
@@ -73,7 +78,8 @@ class Link:
         try:
             self._socket.send(encode(message), zmq.NOBLOCK)
         except zmq.Again:
-            if _is_readable(self._pidfd):
+            # A dying process loses its sockets a moment before it is dead.
+            if _is_readable(self._pidfd, _DYING_MS):
                 raise Gone from None
             raise Breach("it does not read its socket") from None
 
@@ -82,12 +88,13 @@ class Link:
 
         The deadline counts even while messages keep coming: a worker that floods is stopped like one that is silent.
         """
-        remaining_ms = deadline.remaining_ms()
-        if not remaining_ms:
-            raise Silence
-        ready = self._poller.poll(remaining_ms)
-        if not ready:
-            raise Silence
+        ready: list[Any] = []
+        while not ready:
+            remaining_ms = deadline.remaining_ms()
+            if not remaining_ms:
+                raise Silence
+            # In slices: a Ctrl-C that comes just before the system call does not interrupt it.
+            ready = self._poller.poll(min(remaining_ms, _SLICE_MS))
         if ready[0][0] is not self._socket and not self._socket.poll(_LAST_WORDS_MS):
             raise Gone
         return self._read()
@@ -109,7 +116,7 @@ class Link:
             raise Breach(f"it sent {error}") from error
 
 
-def _is_readable(fd: int) -> bool:
+def _is_readable(fd: int, patience_ms: int) -> bool:
     poll = select.poll()
     poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
+    return bool(poll.poll(patience_ms))

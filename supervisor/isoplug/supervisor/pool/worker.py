@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import select
 import signal
+import threading
 import time
 from concurrent.futures import FIRST_COMPLETED, Future
 from concurrent.futures import wait as wait_for_any
 from contextlib import suppress
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from isoplug.shared.errors import WorkerCrashed
 from isoplug.shared.messages import Stop
@@ -43,6 +44,8 @@ class WorkerProcess:
     def __init__(self, pid: int, pidfd: int) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self._lock = threading.Lock()  # a closed descriptor's number may name another process at once
+        self._is_closed = False
         self.exited: Future[ExitStatus] = Future()  # resolved by the zygote's report
         self.orphaned: Future[None] = Future()  # the zygote has died: no report will come, only the pidfd tells
 
@@ -57,12 +60,14 @@ class WorkerProcess:
         return bool(poll.poll(patience_seconds * 1000))
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):  # it ended by itself just now
-            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        with self._lock, suppress(ProcessLookupError):  # it ended by itself just now
+            if not self._is_closed:
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
 
     def exit_status(self, patience_seconds: float = _REPORT_SECONDS) -> ExitStatus:
         """How it ended, as far as that is known after ``patience_seconds``."""
-        wait_for_any([self.exited, self.orphaned], patience_seconds, FIRST_COMPLETED)
+        news: tuple[Future[Any], ...] = (self.exited, self.orphaned)
+        wait_for_any(news, patience_seconds, FIRST_COMPLETED)
         if self.exited.done():
             return self.exited.result()
         if self.orphaned.done():
@@ -70,7 +75,9 @@ class WorkerProcess:
         return ExitStatus()
 
     def close(self) -> None:
-        os.close(self.pidfd)
+        with self._lock:
+            self._is_closed = True
+            os.close(self.pidfd)
 
 
 class Worker:

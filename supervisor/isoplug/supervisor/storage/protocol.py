@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-__all__ = ["DEFAULT_QUOTA_BYTES", "MAX_QUOTA_BYTES", "Storage"]
-
-DEFAULT_QUOTA_BYTES: Final = 1 << 20
-"""1 MiB for all values of a plugin, unless a rule or the configuration says otherwise (SPEC section 7)."""
+__all__ = ["MAX_QUOTA_BYTES", "Storage"]
 
 MAX_QUOTA_BYTES: Final = 1 << 30
 """1 GiB: a higher quota, wherever it comes from, counts as this (SPEC section 7)."""

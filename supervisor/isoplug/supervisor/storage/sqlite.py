@@ -26,6 +26,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SetupError
+from isoplug.supervisor.files import reason
 from isoplug.supervisor.storage.protocol import MAX_QUOTA_BYTES
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ _SCHEMA_VERSION: Final = 1
 
 _BUSY_SECONDS: Final = 5.0
 """How long a write waits for another process's transaction. Ours take milliseconds."""
+
+_DAMAGED: Final = "it is damaged or not a database: restore it from a backup, or move it away to start empty"
 
 _WAL_LIMIT_BYTES: Final = 4 << 20
 """A write-ahead log that a large value has blown up is cut back to this by the next checkpoint."""
@@ -138,19 +141,26 @@ class SqliteStorage:
                 f"cannot {doing} the plugin storage: it was opened before a fork; open another one in this process",
                 plugin_id=plugin_id,
             )
-        with self._lock:
+        # Bounded: while another process holds the file, each writer in turn keeps this lock for all of its patience.
+        if not self._lock.acquire(timeout=_BUSY_SECONDS):
+            failure = ServiceError(
+                f"cannot {doing} the plugin storage: other calls wait for it; try again", plugin_id=plugin_id
+            )
+            failure.retryable = True
+            raise failure
+        try:
             if self._connection is None:
                 raise ServiceError(f"cannot {doing} the plugin storage: it is closed", plugin_id=plugin_id)
-            try:
-                yield self._connection
-            except sqlite3.Error as error:
-                # Guests see this text, so it does not say where the host keeps the file; the cause is for the
-                # host.
-                failure = ServiceError(
-                    f"cannot {doing} the plugin storage: {error}; {_advice(error)}", plugin_id=plugin_id
-                )
-                failure.retryable = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-                raise failure from error
+            yield self._connection
+        except (sqlite3.Error, UnicodeDecodeError) as error:
+            # Guests see this text, so it does not say where the host keeps the file; the cause is for the host.
+            failure = ServiceError(
+                f"cannot {doing} the plugin storage: {_words(error)}; {_advice(error)}", plugin_id=plugin_id
+            )
+            failure.retryable = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            raise failure from error
+        finally:
+            self._lock.release()
 
     @contextmanager
     def _transaction(self, plugin_id: str) -> Iterator[sqlite3.Connection]:
@@ -251,9 +261,8 @@ def _make_private_file(path: str) -> None:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise SetupError(
-            f"cannot make the plugin storage {path!r}: {getattr(error, 'strerror', None) or error}; its"
-            " folder must"
-            " exist and be writable, or choose another one with state_dir="
+            f"cannot make the plugin storage {path!r}: {reason(error)}; its folder must exist and be writable, or "
+            "choose another one with state_dir="
         ) from error
     if not stat.S_ISREG(mode):
         raise SetupError(
@@ -269,7 +278,7 @@ def _open(path: str) -> sqlite3.Connection:
             connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
             _prepare(connection, path)
             return connection
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: SQLite's message quotes a damaged schema
             if connection is not None:
                 connection.close()
             # Several processes switch a new file to WAL at once: the losers get BUSY without any waiting,
@@ -277,7 +286,7 @@ def _open(path: str) -> sqlite3.Connection:
             if _primary_code(error) == sqlite3.SQLITE_BUSY and time.monotonic() < give_up:
                 time.sleep(0.01)
                 continue
-            raise SetupError(f"cannot open the plugin storage {path!r}: {error}; {_advice(error)}") from error
+            raise SetupError(f"cannot open the plugin storage {path!r}: {_words(error)}; {_advice(error)}") from error
         except BaseException:
             if connection is not None:
                 connection.close()
@@ -288,9 +297,8 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
     (journal_mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
     if journal_mode != "wal":
         raise SetupError(
-            f"the plugin storage {path!r} cannot use a write-ahead log, as on network file systems; choose a"
-            " state_dir="
-            " on a local disk"
+            f"the plugin storage {path!r} cannot use a write-ahead log, as on network file systems; choose a "
+            "state_dir= on a local disk"
         )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
@@ -303,28 +311,32 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             connection.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         elif not {"entries", "usage"} <= tables or version < 1:
             raise SetupError(
-                f"{path!r} is an SQLite database of something else, not a plugin storage; move it away or"
-                " choose"
-                " another state_dir="
+                f"{path!r} is an SQLite database of something else, not a plugin storage; move it away or choose "
+                "another state_dir="
             )
         elif version > _SCHEMA_VERSION:
             raise SetupError(
-                f"the plugin storage {path!r} was written by a newer isoplug (schema {version}, this one"
-                " knows"
-                f" {_SCHEMA_VERSION}); update isoplug, or choose another state_dir="
+                f"the plugin storage {path!r} was written by a newer isoplug (schema {version}, this one knows "
+                f"{_SCHEMA_VERSION}); update isoplug, or choose another state_dir="
             )
 
 
 # --- errors -------------------------------------------------------------------------------------------------
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def _words(error: sqlite3.Error | UnicodeDecodeError) -> str:
+    return "the file is damaged" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _primary_code(error: Exception) -> int:
     """SQLite's primary result code, the low byte of extended ones; -1 for errors of the Python module."""
     code: int = getattr(error, "sqlite_errorcode", -1)
     return code & 0xFF if code >= 0 else -1
 
 
-def _advice(error: sqlite3.Error) -> str:
+def _advice(error: sqlite3.Error | UnicodeDecodeError) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return _DAMAGED
     match _primary_code(error):
         case sqlite3.SQLITE_FULL:
             return "free space on that disk"
@@ -333,7 +345,7 @@ def _advice(error: sqlite3.Error) -> str:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
             return "make the file and its folder writable for this user"
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
-            return "it is damaged or not a database: restore it from a backup, or move it away to start empty"
+            return _DAMAGED
         case sqlite3.SQLITE_IOERR:
             return "check the disk and the system's log"
         case _:

@@ -34,7 +34,7 @@ def workspace_file_set(
 
     Only files that exist. Links to directories, to missing files and out of the workspace are ignored, and a
     note whose front matter cannot be read has no links. Cycles are fine. ``check_deadline`` is called for each
-    note, and what it raises ends the walk.
+    link, and what it raises ends the walk.
 
     Raises:
         ServiceError: more than 100,000 files, or 400,000 links; a shortened list would look like deletions to
@@ -42,8 +42,20 @@ def workspace_file_set(
     """
     found: set[WorkspacePath] = set()
     visited: set[WorkspacePath] = set()
+    opened: set[WorkspacePath] = set()  # for what they are attached to
     waiting = [root_index]
     links_followed = 0
+
+    def follow(note: WorkspacePath, value: Value) -> Iterator[WorkspacePath]:
+        nonlocal links_followed
+        for link in _links(value):
+            check_deadline()
+            links_followed += 1
+            if links_followed > MAX_LINKS:
+                raise ServiceError(f"the workspace has more than {MAX_LINKS} links")
+            if (target := resolve_link(filesystem, note, link)) is not None:
+                yield target
+
     while waiting:
         check_deadline()
         note = waiting.pop()
@@ -52,15 +64,14 @@ def workspace_file_set(
         visited.add(note)
         found.add(note)
         values = _values(filesystem, note)
-        attachments, contents = _links(values.get("attachments", "")), _links(values.get("contents", ""))
-        links_followed += len(attachments) + len(contents)
-        if len(found) > MAX_FILES or links_followed > MAX_LINKS:
-            raise ServiceError(f"the workspace has more than {MAX_FILES} files or {MAX_LINKS} links")
-        for link in attachments:
-            found.update(_attachment(filesystem, note, link))
-        waiting.extend(child for link in contents if (child := resolve_link(filesystem, note, link)) is not None)
-    if len(found) > MAX_FILES:
-        raise ServiceError(f"the workspace reaches more than {MAX_FILES} files")
+        for attached in dict.fromkeys(follow(note, values.get("attachments", ""))):
+            found.add(attached)
+            if attached not in opened:  # many notes may attach the same note about a file
+                opened.add(attached)
+                found.update(follow(attached, _values(filesystem, attached).get("attachment", "")))
+        waiting.extend(follow(note, values.get("contents", "")))
+        if len(found) > MAX_FILES:
+            raise ServiceError(f"the workspace reaches more than {MAX_FILES} files")
     return sorted(path.text for path in found)
 
 
@@ -78,17 +89,6 @@ def resolve_link(filesystem: FileSystem, note: WorkspacePath, link: str) -> Work
         if path is not None and _is_file(filesystem, path):
             return path
     return None
-
-
-def _attachment(filesystem: FileSystem, note: WorkspacePath, link: str) -> Iterator[WorkspacePath]:
-    attached = resolve_link(filesystem, note, link)
-    if attached is None:
-        return
-    yield attached
-    for inner in _links(_values(filesystem, attached).get("attachment", "")):
-        target = resolve_link(filesystem, attached, inner)
-        if target is not None:
-            yield target
 
 
 def _resolve(note: WorkspacePath, target: str) -> WorkspacePath | None:

@@ -112,10 +112,18 @@ class WorkspaceFilesystem:
             self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except (OSError, ValueError) as error:
             raise SetupError(f"the workspace {str(root)!r} is not a directory that can be opened: {error}") from error
+        self._root = root
         self._closed_paths = tuple(closed_to_writes)
         self._closed_parts = tuple(_parts_below(root, path) for path in closed_to_writes)
         self._is_open = True
         self._lock = threading.Lock()  # only around the root's descriptor: its number must not be reused meanwhile
+
+    def close_to_writes(self, path: Path) -> None:
+        """One more place for ``closed_to_writes``, when it lies in the workspace. May be repeated."""
+        parts = _parts_below(self._root, path)
+        if parts is not None and parts not in self._closed_parts:
+            self._closed_paths += (path,)
+            self._closed_parts += (parts,)
 
     def open(self, path: WorkspacePath) -> BinaryIO:
         """A regular file with a single link, for reading from its start.

@@ -1,11 +1,9 @@
 """YAML front matter of a Markdown file, read as strings, lists and mappings and nothing else.
 
-The text comes from files that guests may write, and permissions are read from it, so the reader does less
-than YAML
-can: it builds values from parser events with a stack of its own. There are no constructors that could raise,
+The text comes from files that guests may write, and permissions are read from it, so the reader does less than
+YAML can: it builds values from parser events with a stack of its own. There are no constructors that could raise,
 no dates or numbers, no anchors and aliases (bombs, and of no use here), no duplicate keys (two readers would
-disagree about which one counts) and no deep nesting. Every failure is a `FrontmatterError` that names the
-line.
+disagree about which one counts) and no deep nesting. Every failure is a `FrontmatterError` that names the line.
 
 The front matter is what stands between a first line ``---`` and the next line ``---``, both without trailing
 blanks, as in the reference; LF or CRLF, with or without a byte order mark. The only module that imports

@@ -193,6 +193,12 @@ class GuardedFilesystem:
     root_index: RootIndex
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
+    def close_to_writes(self, path: Path) -> None:
+        """Keep guests from changing ``path``, when it lies in the workspace: a module, whose rules would become those
+        of whoever wrote it, or what belongs to it. A host's own filesystem has to see to that itself."""
+        if isinstance(self.filesystem, WorkspaceFilesystem):
+            self.filesystem.close_to_writes(path)
+
     def open(self, path: WorkspacePath) -> BinaryIO:
         return self.filesystem.open(path)
 

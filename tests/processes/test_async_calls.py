@@ -1,0 +1,138 @@
+"""The same promises when the caller is a task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from conftest import PluginFolder, Workspace, wait_until
+from isoplug.supervisor import AsyncSupervisor, CallTimeout, SupervisorClosed
+from isoplug.supervisor.config import Calls, Config
+
+PROBE, OTHER = "test.probe", "test.other"
+
+
+@pytest.fixture
+def run(plugins: PluginFolder, workspace: Workspace, tmp_path: Path) -> Callable[..., None]:
+    plugins.add(PROBE)
+    plugins.add(OTHER)
+
+    def start(scenario: Callable[[AsyncSupervisor], Awaitable[None]], **calls: float) -> None:
+        async def main() -> None:
+            async with AsyncSupervisor(
+                plugins_dir=plugins.path,
+                workspace=workspace.path,
+                state_dir=tmp_path / "state",
+                config=Config(calls=Calls(**calls)),
+            ) as supervisor:
+                await scenario(supervisor)
+
+        asyncio.run(asyncio.wait_for(main(), 60.0))
+
+    return start
+
+
+async def until_busy(supervisor: AsyncSupervisor, plugin_id: str = PROBE) -> None:
+    await asyncio.to_thread(wait_until, lambda: supervisor.plugins[plugin_id].status.state == "busy")
+
+
+def test_many_calls_at_once_each_get_their_own_answer(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        payloads = [str(number).encode() for number in range(300)]
+        calls = [supervisor.call((PROBE, OTHER)[n % 2], "echo", payload) for n, payload in enumerate(payloads)]
+        assert await asyncio.gather(*calls) == payloads
+
+    run(scenario)
+
+
+def test_cancelling_a_task_ends_its_call_and_the_next_is_answered(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        before = supervisor.plugins[PROBE].status.worker_pids
+        for _ in range(5):  # more often than the restart intensity: a cancel is not the plugin's fault
+            task = asyncio.create_task(supervisor.command(PROBE, "spin"))
+            await until_busy(supervisor)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await supervisor.call(PROBE, "echo", b"next", timeout=20.0) == b"next"
+        assert supervisor.plugins[PROBE].status.worker_pids != before
+
+    run(scenario)
+
+
+def test_cancelling_a_task_that_waits_in_the_queue_costs_no_worker(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        plugin = supervisor.plugins[PROBE]
+        pids = plugin.status.worker_pids
+        first = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 600}))
+        await until_busy(supervisor)
+        second = asyncio.create_task(supervisor.call(PROBE, "echo", b"x"))
+        await asyncio.to_thread(wait_until, lambda: plugin.status.calls == 2)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert await first is None
+        assert await supervisor.call(PROBE, "echo", b"x") == b"x"
+        assert plugin.status.worker_pids == pids
+
+    run(scenario)
+
+
+def test_calls_that_expire_while_they_wait_for_a_thread_cost_no_worker(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        pids = supervisor.plugins[OTHER].status.worker_pids
+        slow = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 600}))
+        await until_busy(supervisor)
+        late = [supervisor.call(OTHER, "echo", b"x", timeout=0.1) for _ in range(10)]
+        outcomes = await asyncio.gather(*late, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {CallTimeout}
+        assert all(outcome.retryable for outcome in outcomes if isinstance(outcome, CallTimeout))
+        await slow
+        assert supervisor.plugins[OTHER].status.worker_pids == pids
+
+    run(scenario, async_threads=1)
+
+
+def test_closing_while_calls_run_ends_them_and_says_so(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        calls = [asyncio.create_task(supervisor.command(PROBE, "spin")) for _ in range(5)]
+        await until_busy(supervisor)
+        await supervisor.close()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {SupervisorClosed}
+        with pytest.raises(SupervisorClosed):
+            await supervisor.call(PROBE, "echo", b"x")
+
+    run(scenario, shutdown_timeout=0.3)
+
+
+def test_tasks_that_start_and_close_at_once_share_one_supervisor(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        before = supervisor.plugins[PROBE].status.worker_pids
+        await asyncio.gather(supervisor.start(), supervisor.start())
+        assert supervisor.plugins[PROBE].status.worker_pids == before
+        await asyncio.gather(supervisor.close(), supervisor.close())
+
+    run(scenario)
+
+
+def test_a_start_that_is_cancelled_leaves_nothing(plugins: PluginFolder, workspace: Workspace, tmp_path: Path) -> None:
+    plugins.add(PROBE, config={"init": "spin"})
+
+    async def main() -> None:
+        supervisor = AsyncSupervisor(
+            plugins_dir=plugins.path,
+            workspace=workspace.path,
+            state_dir=tmp_path / "state",
+            config=Config(calls=Calls(start_timeout=1.0)),
+        )
+        task = asyncio.create_task(supervisor.start())
+        await asyncio.sleep(0.2)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(main())  # waits for the thread that makes it; the fixture then looks for what is left
