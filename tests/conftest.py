@@ -88,7 +88,7 @@ class Workspace:
     permissions: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def grant(self, plugin_id: str = "test.probe", **rules: Any) -> Workspace:
-        """``grant(read_files=["all"])``, or whole rules: ``grant(read_files={"include": ["all"], "exclude": ["a"]})``."""
+        """``grant(read_files=["all"])``, or a rule: ``grant(read_files={"include": ["all"], "exclude": ["a"]})``."""
         entry = self.permissions.setdefault(plugin_id, {})
         entry |= {name: rule if isinstance(rule, dict) else {"include": rule} for name, rule in rules.items()}
         plugins = {key: {"permissions": value} for key, value in self.permissions.items()}
@@ -146,7 +146,7 @@ def runtime_base() -> Iterator[Path]:
 
 
 @pytest.fixture(autouse=True)
-def leaves_nothing_behind(runtime_base: Path) -> Iterator[None]:  # noqa: ARG001
+def leaves_nothing_behind(runtime_base: Path) -> Iterator[None]:
     """Fails a test that leaves a process, a descriptor, a thread or a runtime folder."""
     before = belongings()
     yield

@@ -211,7 +211,7 @@ def test_a_service_that_does_not_return_does_not_hold_up_closing_for_ever(
     release, is_in = threading.Event(), threading.Event()
 
     class Stuck:
-        def emit(self, plugin_id: str, event_json: str) -> None:  # noqa: ARG002
+        def emit(self, plugin_id: str, event_json: str) -> None:
             is_in.set()
             release.wait(60.0)
 

@@ -36,7 +36,15 @@ from isoplug.supervisor.workspace import (
     find_root_index,
 )
 
-__all__ = ["configured", "default_checker", "default_storage", "engine", "existing_folder", "guarded_filesystem"]
+__all__ = [
+    "configured",
+    "default_checker",
+    "default_storage",
+    "engine",
+    "existing_folder",
+    "guarded_filesystem",
+    "is_foreign",
+]
 
 
 def configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
@@ -129,3 +137,8 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def is_foreign(service: object) -> bool:
+    """True for a service that the host wrote: nobody knows how long it takes. Those of this package return soon."""
+    return service is not None and not type(service).__module__.startswith("isoplug.supervisor.")

@@ -26,6 +26,7 @@ from isoplug.supervisor.assembly import (
     engine,
     existing_folder,
     guarded_filesystem,
+    is_foreign,
 )
 from isoplug.supervisor.calls import Frame
 from isoplug.supervisor.calls.commands import parse_json
@@ -140,7 +141,7 @@ class Supervisor:
                 workspace=folder,
                 storage_quota_bytes=self._config.limits.storage_quota,
                 frame_bytes=self._config.limits.frame,
-                may_block=any((filesystem, storage, permissions, events, files, runtime_context)),
+                may_block=any(map(is_foreign, (filesystem, storage, permissions, events, files, runtime_context))),
             )
             if index.reason:
                 _log.warning("workspace.no_root_index", reason=index.reason)

@@ -232,7 +232,7 @@ def test_an_event_for_which_there_is_no_thread_is_dropped_and_the_next_one_arriv
     plugins.add()
     supervisor = supervise()
 
-    def no_threads(thread: threading.Thread) -> None:
+    def no_threads(_thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as exhausted:

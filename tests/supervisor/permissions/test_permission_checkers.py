@@ -53,7 +53,7 @@ def test_deny_all_denies_and_allow_all_allows_everything() -> None:
 
 def test_a_host_checker_needs_only_check() -> None:
     class Ask(Checker):
-        def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:  # noqa: ARG002
+        def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
             return Decision(Verdict.ALLOWED)
 
     assert Ask().storage_quota_bytes("p") is None

@@ -154,7 +154,7 @@ plain_values = st.recursive(
 )
 def test_what_a_yaml_writer_wrote_is_what_is_read(values: dict[str, object], in_flow: bool) -> None:
     class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+        def ignore_aliases(self, data: object) -> bool:
             return True
 
     text = yaml.dump(values, Dumper=Plain, allow_unicode=True, default_flow_style=in_flow, default_style='"')
