@@ -69,7 +69,7 @@ def write_atomically(path: Path, data: bytes, *, new_mode: int = 0o600) -> None:
     _sync_folder(path.parent)
 
 
-def reason(error: OSError | ValueError) -> str:
+def reason(error: OSError | ValueError | RuntimeError) -> str:
     """The words of an error without its number and file name, for messages that name the file themselves."""
     return getattr(error, "strerror", None) or str(error)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,8 @@ def host(supervisor: Supervisor, function: str, **fields: Any) -> str:
         ({"root_index": "../other.md"}, "root_index: must be a file name relative to the workspace"),
         ({"root_index": ""}, "root_index: must be a file name relative to the workspace"),
         ({"workspace": ""}, "workspace"),
+        ({"workspace": "long" * 1000}, "workspace: .* cannot be looked at .*name another"),
+        ({"plugins_dir": "long" * 1000}, "plugins_dir: .* cannot be looked at .*name another"),
         ({"plugins_dir": "a\0b"}, "plugins_dir"),
         ({"app_version": "soon"}, "app_version: must be a version"),
         ({"app_version": 1.4}, "app_version"),
@@ -207,3 +212,49 @@ def test_status_counts_calls_and_measures_the_process(
         "rss_bytes": status.rss_bytes,
         "cpu_seconds": status.cpu_seconds,
     }
+
+
+@pytest.mark.parametrize("place", ["relative", "/tmp/\udcff", "/nowhere"])
+def test_a_runtime_folder_that_no_socket_can_live_in_is_passed_over(
+    place: str, plugins: PluginFolder, supervise: Callable[..., Supervisor], tmp_path: Path, monkeypatch: Any
+) -> None:
+    plugins.add()
+    (tmp_path / "relative").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", place)
+    supervisor = supervise()
+    assert supervisor.call(PROBE, "echo", b"here") == b"here"
+    supervisor.close()
+    monkeypatch.undo()  # the check behind this test looks there
+
+
+def test_a_supervisor_made_while_the_interpreter_ends_is_a_setup_error(plugins: PluginFolder, tmp_path: Path) -> None:
+    plugins.add()
+    code = """
+import atexit, sys
+from isoplug.supervisor import SetupError, Supervisor
+def late():
+    try:
+        Supervisor(sys.argv[1], state_dir=sys.argv[2])
+    except SetupError as error:
+        print(error)
+atexit.register(late)
+"""
+    command = [sys.executable, "-c", code, str(plugins.path), str(tmp_path / "state")]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout.startswith("cannot start the threads that load plugins")
+    assert not run.stderr
+
+
+def test_a_status_without_a_free_descriptor_is_still_a_status(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    supervisor = supervise()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        status = supervisor.status()[PROBE]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert (status.state, status.rss_bytes) == ("ready", 0)

@@ -596,3 +596,33 @@ print(storage.get("p", "a"), storage.get("p", "b"), storage.get("p", "c"))
     assert first.startswith("cannot write the plugin storage: ")
     assert second == "b'x' None b'y'"
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_schema_that_is_no_text_any_more_is_a_set_up_error(path: Path) -> None:
+    SqliteStorage(path).close()
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"sqlite_autoindex_entries_1", b"sqlite_\x97utoindex_entries_1"))
+    with pytest.raises(SetupError, match="damaged"):
+        SqliteStorage(path)
+
+
+def test_calls_behind_one_that_waits_for_another_process_do_not_wait_one_after_the_other(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.5)
+    storage = SqliteStorage(path)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    def attempt(key: str) -> bool:
+        with pytest.raises(ServiceError) as caught:
+            storage.set("p", key, b"x", 1 << 20)
+        return caught.value.retryable
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as threads:
+        assert all(threads.map(attempt, "abcdefgh"))
+    assert time.monotonic() - began < 3.0
+    other.close()
+    storage.set("p", "a", b"x", 1 << 20)
+    storage.close()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,3 +153,22 @@ def test_what_cannot_be_a_folder_is_a_set_up_error(workspace: Path, plugins: Pat
     ):
         with pytest.raises(SetupError, match="state_dir="):
             state_dir_for(workspace, plugins, place)
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(workspace: Path, plugins: Path) -> None:
+    code = """
+import os, pathlib, sys
+os.setuid(54321)  # a container's user: nobody knows it
+from isoplug.shared.errors import SetupError
+try:
+    state_dir_for(pathlib.Path(sys.argv[1]), None)
+except SetupError as error:
+    print(error)
+"""
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    code = "from isoplug.supervisor.state import state_dir_for" + code
+    command = [sys.executable, "-c", code, str(workspace)]
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+    assert "choose a writable place with state_dir=" in run.stdout, run.stderr
