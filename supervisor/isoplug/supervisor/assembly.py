@@ -7,6 +7,7 @@ leaves nothing behind.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from isoplug.shared.errors import SetupError
+from isoplug.shared.errors import ServiceError, SetupError
 from isoplug.shared.limits import WorkerLimits
 from isoplug.supervisor.calls import CallRunner
 from isoplug.supervisor.config import Config, describe_problems
@@ -86,7 +87,10 @@ def guarded_filesystem(
         filesystem = confined
     if filesystem is None:
         return None, RootIndex(None)
-    named = None if config.root_index is None else WorkspacePath.parse(str(config.root_index), workspace)
+    try:
+        named = None if config.root_index is None else WorkspacePath.parse(str(config.root_index), workspace)
+    except ServiceError as error:
+        raise SetupError(f"root_index: {error}") from error
     index = find_root_index(filesystem, named)
     return GuardedFilesystem(filesystem, index), index
 
@@ -114,6 +118,7 @@ def engine(config: Config, services: Services, table: PluginTable, cleanup: Exit
     notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
     functions = [name for name in HOST_FUNCTIONS if name not in notices]
     runtime_dir = make_runtime_dir(_runtime_bases())
+    cleanup.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
     launcher = Launcher(runtime_dir, limits, functions, notices)
     cleanup.callback(launcher.close)
     book = LeaseBook()

@@ -285,5 +285,7 @@ def _print_json(value: Any, indent: int | None = 2) -> None:
 
 
 def _printable(text: str) -> str:
-    """A guest may have written this: no control characters, or it could rewrite the terminal."""
-    return "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    """A guest may have written this: no control characters, or it could rewrite the terminal; further lines are
+    indented, so that none looks like one of ours."""
+    shown = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
+    return shown.replace("\n", "\n    ")

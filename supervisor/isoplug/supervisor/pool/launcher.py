@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from isoplug.shared.errors import CallTimeout, LoadError, SetupError, SupervisorClosed, WorkerCrashed
@@ -23,6 +25,9 @@ _log = get_logger(__name__)
 
 #: The kernel allows 107 bytes for a socket's path; this leaves room for the worker's number.
 _RUNTIME_DIR_BYTES = 90
+
+#: What starting a worker may need at once: libzmq's context, listener, connection and signals, the pidfd, the zygote.
+_SPARE_DESCRIPTORS = 20
 
 #: How long closing waits for threads that are in the middle of a call although its worker is dead.
 _FAREWELL_SECONDS = 2.0
@@ -53,6 +58,7 @@ class Launcher:
         self._limits = limits
         self._functions = "\n".join(functions)
         self._notices = "\n".join(notices)
+        _require_descriptors()
         self._context = open_context()
         self._zygote = Zygote(runtime_dir)
         self._numbers = itertools.count()
@@ -68,6 +74,7 @@ class Launcher:
         with self._lock:
             if self._is_closed:
                 raise SupervisorClosed(plugin)
+            _require_descriptors()
             link = Link(self._context, str(socket_path), self._limits.frame_bytes)
         process: WorkerProcess | None = None
         try:
@@ -122,6 +129,18 @@ class Launcher:
     def let_go(self) -> None:
         """In a fork of the host: see ``Zygote.let_go``."""
         self._zygote.let_go()
+
+
+def _require_descriptors() -> None:
+    """Raises SetupError while too few are free: libzmq would not fail without one, it would abort this process."""
+    with ExitStack() as held:
+        try:
+            for _ in range(_SPARE_DESCRIPTORS):
+                held.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            raise SetupError(
+                f"too few descriptors are free to start a worker ({error.strerror}); close some, or raise `ulimit -n`"
+            ) from error
 
 
 def _advice(reason: str) -> str:

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -187,7 +188,13 @@ class _Running:
             if not packet:
                 break
             what, *facts = msgpack.unpackb(packet)
-            if what == "forked":
+            if what == "forked" and not fds:  # the kernel drops a descriptor that this process has no room for
+                with suppress(ProcessLookupError):
+                    os.kill(facts[1], signal.SIGKILL)  # not reaped before it has ended, so its pid is still its own
+                self._settle(
+                    facts[0], SetupError("no descriptor is free for a worker; close some, or raise `ulimit -n`")
+                )
+            elif what == "forked":
                 self._forked(facts[0], WorkerProcess(facts[1], fds[0]))
             elif what == "refused":
                 self._settle(facts[0], SetupError(f"cannot fork a worker: {facts[1]}; free processes or descriptors"))

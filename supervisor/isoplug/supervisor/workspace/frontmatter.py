@@ -28,6 +28,8 @@ Value: TypeAlias = "str | list[Value] | dict[str, Value]"
 
 MAX_BYTES: Final = 256 * 1024
 MAX_DEPTH: Final = 64
+MAX_VALUES: Final = 20_000
+"""Twice the links that fit; a guest that packs the bytes with empty lists would hold the interpreter for long."""
 HEAD_BYTES: Final = MAX_BYTES + 64
 """So much of a file decides what its front matter is: `parse` says the same of this much and of the whole
 file."""
@@ -135,6 +137,7 @@ class _Builder:
         self.root: Value | None = None
         self.open: list[list[Value] | dict[str, Value]] = []
         self.keys: list[str | None] = []
+        self.values = 0
 
     def take(self, event: yaml.Event) -> None:
         line = _line(event.start_mark)
@@ -160,6 +163,9 @@ class _Builder:
         self.keys.append(None)
 
     def place(self, value: Value, line: int | None) -> None:
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise FrontmatterError(f"it has more than {MAX_VALUES} values", line)
         if not self.open:
             self.root = value
             return
