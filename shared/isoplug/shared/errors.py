@@ -250,6 +250,10 @@ class PluginQuarantined(PluginError):
 # --- the worker's process -----------------------------------------------------------------------------------------
 
 
+#: What a worker's own exit codes mean (``limits.EXIT_PROTOCOL``, ``limits.EXIT_BUG``; this module imports nothing).
+_MEANINGS = {70: " (it did not understand its supervisor)", 71: " (its own code failed: out of memory, most likely)"}
+
+
 class WorkerCrashed(PluginError):
     """The worker died, or was destroyed for breaking the protocol, while it served this call.
 
@@ -273,7 +277,7 @@ class WorkerCrashed(PluginError):
                 name = f"signal {signal}"
             return f"killed by {name}"
         if exit_code is not None:
-            return f"exited with code {exit_code}"
+            return f"exited with code {exit_code}" + _MEANINGS.get(exit_code, "")
         return "exit status unknown"
 
 

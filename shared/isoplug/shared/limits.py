@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["ANSWER_JSON_BYTES", "FRAME_OVERHEAD_BYTES", "TEXT_BYTES", "WASM_PAGE_BYTES", "WorkerLimits", "clip"]
+__all__ = [
+    "ANSWER_JSON_BYTES",
+    "EXIT_BUG",
+    "EXIT_PROTOCOL",
+    "FRAME_OVERHEAD_BYTES",
+    "NOTICE_BYTES",
+    "TEXT_BYTES",
+    "WASM_PAGE_BYTES",
+    "WorkerLimits",
+    "clip",
+]
 
 WASM_PAGE_BYTES = 65_536
 
@@ -17,6 +27,15 @@ TEXT_BYTES = 4_096
 #: Longest guest answer that is parsed as JSON. Parsed JSON can take forty times its text, so this is far below the
 #: frame limit; raw answers (``Supervisor.call``) are not parsed and may fill a frame.
 ANSWER_JSON_BYTES = 8 * 1024 * 1024
+
+
+#: Longest host call that nobody answers; a longer one is sent as one that waits, so that a guest which logs megabytes
+#: cannot fill the supervisor's queue with them.
+NOTICE_BYTES = 64 * 1024
+
+#: Exit codes of a worker that gave up by itself: its supervisor's message made no sense, or its own code failed.
+EXIT_PROTOCOL = 70
+EXIT_BUG = 71
 
 
 class WorkerLimits(NamedTuple):

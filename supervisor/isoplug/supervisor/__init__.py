@@ -9,8 +9,11 @@ for what ``isoplug --version`` does not need.
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from isoplug.supervisor.machine import check_platform
 
 if TYPE_CHECKING:
     from isoplug.shared.errors import (
@@ -103,6 +106,8 @@ def __getattr__(name: str) -> Any:
     """PEP 562: the errors come from ``isoplug.shared.errors``, everything else from where ``_HOMES`` says."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _HOMES and sys.platform == "win32":  # where not even the imports below would work
+        check_platform()
     value = getattr(import_module(_HOMES.get(name, "isoplug.shared.errors")), name)
     globals()[name] = value
     return value

@@ -308,7 +308,9 @@ class Loader:
         try:
             wasm = read_bounded(files.wasm, self._config.limits.wasm_module)
         except (OSError, ValueError) as error:
-            raise LoadError(f"cannot read {files.wasm}: {reason(error)}", plugin_id=files.name) from error
+            raise LoadError(
+                f"cannot read {files.wasm}: {reason(error)}; check its path", plugin_id=files.name
+            ) from error
         if wasm[:4] != _MAGIC:
             raise LoadError(
                 f"{files.wasm} is not a WebAssembly module; build or download it again", plugin_id=files.name

@@ -105,25 +105,6 @@ def test_a_link_swapped_in_during_calls_is_never_followed(root: Path, outside: P
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-def test_a_hard_link_that_comes_and_goes_is_never_read(root: Path, outside: Path) -> None:
-    (root / "own").write_bytes(b"inside")
-    name = root / "file"
-
-    def step() -> None:
-        os.link(root / "own", root / "draft")
-        os.unlink(root / "own")
-        os.rename(root / "draft", name)
-        os.rename(name, root / "own")
-        os.link(outside / "file", name)
-        os.unlink(name)
-
-    end = time.monotonic() + SECONDS
-    with WorkspaceFilesystem(root) as files, meanwhile(step):
-        while time.monotonic() < end:
-            with suppress(ServiceError), files.open(P("file")) as stream:
-                assert stream.read() == b"inside"
-
-
 def test_a_fifo_swapped_in_hangs_nobody(root: Path) -> None:
     (root / "file").write_bytes(b"inside")
     os.mkfifo(root / "fifo")

@@ -8,6 +8,7 @@ from typing import Any
 
 import extism
 from extism.extism import CompiledPlugin
+from extism_sys import ffi, lib
 
 from isoplug.shared.limits import WASM_PAGE_BYTES, clip
 from isoplug.shared.messages import FailureKind
@@ -28,20 +29,6 @@ class GuestFailure(Exception):
         self.kind, self.text = kind, text
 
 
-class _Instance(extism.Plugin):  # type: ignore[misc]
-    """extism.Plugin that keeps the return code, the only thing that tells a trap from an error the guest reported.
-
-    Code 0 is success whatever the guest left in its error slot, as it is for Extism's own Rust host.
-    """
-
-    return_code = 0
-
-    def _check_error(self, return_code: int) -> None:
-        self.return_code = return_code
-        if return_code:
-            super()._check_error(return_code)
-
-
 class Guest:
     """A compiled and instantiated module.
 
@@ -58,39 +45,43 @@ class Guest:
             "allowed_paths": {},
         }
         try:
-            self._compiled = CompiledPlugin(json.dumps(manifest).encode("ascii"), wasi=True, functions=functions)
-            self._instance = _Instance(self._compiled)
+            compiled = CompiledPlugin(json.dumps(manifest).encode("ascii"), wasi=True, functions=functions)
+            self._instance = extism.Plugin(compiled)  # owns what the pointer below points to
         except extism.Error as error:
             raise GuestFailure(FailureKind.TRAP, _reason(error)) from error
+        self._pointer = self._instance.plugin
         self._wasm_memory_bytes = wasm_memory_bytes
         self._output_bound = output_bound
-        self._exports: set[str] = set()  # those that were asked for and are there
+        self._names: dict[str, bytes] = {}  # of the exports that were asked for and are there
 
     def call(self, export: str, data: bytes) -> bytes:
-        """Call ``export``. Raises GuestFailure; anything but MISSING and GUEST leaves the instance unusable."""
-        if export not in self._exports:
-            if not self._instance.function_exists(export):
-                raise GuestFailure(FailureKind.MISSING, f"no export {export!r}")
-            self._exports.add(export)
-        try:
-            output: bytes = self._instance.call(export, data, parse=self._bounded)
-        except extism.Error as error:
-            raise self._failure(_reason(error)) from error
-        except UnicodeDecodeError as error:  # Extism decodes the guest's error text strictly
-            raise self._failure(clip(error.object.decode("utf-8", "replace"))) from error
-        except OverflowError as error:  # output_set with bounds that wrap around
-            raise GuestFailure(FailureKind.LIMIT, "the guest set an output outside its memory") from error
-        return output
+        """Call ``export``. Raises GuestFailure; anything but MISSING and GUEST leaves the instance unusable.
 
-    def _bounded(self, buffer: Any) -> bytes:
-        if len(buffer) > self._output_bound:
+        Through Extism's C interface: ``extism.Plugin.call`` hides the return code, the only thing that tells a trap
+        from an error the guest reported, and takes a code of 0 for a failure when the guest left an error text behind,
+        which Extism's own Rust host does not.
+        """
+        name = self._names.get(export) or self._find(export)
+        code = lib.extism_plugin_call(self._pointer, name, data, len(data))
+        if code:
+            raise self._failure(code)
+        length = lib.extism_plugin_output_length(self._pointer)
+        if length > self._output_bound:
             raise GuestFailure(
-                FailureKind.LIMIT, f"the output of {len(buffer)} bytes is over the limit of {self._output_bound}"
+                FailureKind.LIMIT, f"the output of {length} bytes is over the limit of {self._output_bound}"
             )
-        return bytes(buffer)
+        return bytes(ffi.buffer(lib.extism_plugin_output_data(self._pointer), length))
 
-    def _failure(self, text: str) -> GuestFailure:
-        if self._instance.return_code not in _TRAP_CODES:
+    def _find(self, export: str) -> bytes:
+        if not self._instance.function_exists(export):
+            raise GuestFailure(FailureKind.MISSING, f"no export {export!r}")
+        name = self._names[export] = export.encode()
+        return name
+
+    def _failure(self, code: int) -> GuestFailure:
+        error = lib.extism_plugin_error(self._pointer)
+        text = f"return code {code}" if error == ffi.NULL else clip(ffi.string(error).decode("utf-8", "replace"))
+        if code not in _TRAP_CODES:
             return GuestFailure(FailureKind.GUEST, text)
         if text == "oom":
             text = f"out of memory: the guest asked for more than {self._wasm_memory_bytes} bytes"

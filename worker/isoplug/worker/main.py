@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isoplug.shared.limits import WorkerLimits, clip
+from isoplug.shared.limits import EXIT_PROTOCOL, WorkerLimits, clip
 from isoplug.shared.messages import (
     PROTOCOL,
     Failed,
@@ -18,7 +18,7 @@ from isoplug.shared.messages import (
 from isoplug.worker.guest import Guest, GuestFailure
 from isoplug.worker.link import Link
 from isoplug.worker.lockdown import lock_down
-from isoplug.worker.stubs import EXIT_PROTOCOL, Courier, register
+from isoplug.worker.stubs import Courier, register
 
 __all__ = ["live"]
 
@@ -64,6 +64,8 @@ def _invoke(guest: Guest, courier: Courier, invoke: Invoke) -> Returned | Failed
         output = guest.call(invoke.export, invoke.input)
     except GuestFailure as error:
         failure = error
+    except MemoryError:
+        failure = GuestFailure(FailureKind.LIMIT, "the worker ran out of memory; see limits.process_memory")
     if courier.broken is not None:  # whatever the guest made of it, it went on without an answer it was owed
         failure = GuestFailure(FailureKind.LIMIT, courier.broken)
     if failure is None:

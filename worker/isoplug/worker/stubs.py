@@ -14,6 +14,7 @@ from typing import Any
 
 import extism
 
+from isoplug.shared.limits import EXIT_PROTOCOL, NOTICE_BYTES
 from isoplug.shared.messages import Answer, HostCall, Notice
 from isoplug.worker.link import Link
 
@@ -21,9 +22,6 @@ __all__ = ["Courier", "register"]
 
 _NAMESPACE = "extism:host/user"
 _SIGNATURE = ([extism.ValType.I64], [extism.ValType.I64])
-
-#: Exit code of a worker whose supervisor answered something else than the protocol allows.
-EXIT_PROTOCOL = 70
 
 
 class Courier:
@@ -49,7 +47,9 @@ class Courier:
         return answer.payload
 
     def tell(self, function: str, payload: bytes) -> bytes:
-        """Send one host call that nobody answers."""
+        """Send one host call that nobody answers; a long one is answered all the same, so that it waits its turn."""
+        if len(payload) > NOTICE_BYTES:
+            return self.ask(function, payload)
         self._link.send(Notice(self._call, function, payload))
         return b""
 

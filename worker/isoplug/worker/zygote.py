@@ -22,16 +22,13 @@ import traceback
 
 import msgpack
 
-from isoplug.shared.limits import WorkerLimits
+from isoplug.shared.limits import EXIT_BUG, WorkerLimits
 from isoplug.worker.main import live
 
-__all__ = ["EXIT_BUG", "REQUEST_BYTES", "Zygote", "main"]
+__all__ = ["REQUEST_BYTES", "Zygote", "main"]
 
 #: Longest packet on the control socket: a socket path has at most 107 bytes, the rest are small numbers.
 REQUEST_BYTES = 4_096
-
-#: Exit code of a worker whose own code failed (not its guest's).
-EXIT_BUG = 71
 
 
 class Zygote:

@@ -41,6 +41,10 @@ def exchange(
     while True:
         message = worker.link.receive(deadline)
         match message:
+            case Returned() | Failed():
+                if message.call != call:
+                    raise Breach("it answered another call")
+                return message
             case HostCall():
                 sequence += 1
                 if (message.call, message.sequence) != (call, sequence):
@@ -50,10 +54,6 @@ def exchange(
                 if message.call != call:
                     raise Breach("it sent a notice for another call")
                 serve(message.function, message.payload)
-            case Returned() | Failed():
-                if message.call != call:
-                    raise Breach("it answered another call")
-                return message
             case Hello() | Loaded() | LoadFailed():
                 raise Breach(f"it sent {type(message).__name__} in the middle of a call")
             case _:

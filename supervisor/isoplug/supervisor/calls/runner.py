@@ -58,7 +58,8 @@ class CallRunner:
         self._book = book
         self._call_timeout_seconds = call_timeout_seconds
         self._max_depth = max_depth
-        self._gate = threading.Condition()
+        self._gate_lock = threading.Lock()
+        self._gate = threading.Condition(self._gate_lock)
         self._is_closing = False
         self._chains: set[Chain] = set()
 
@@ -78,13 +79,13 @@ class CallRunner:
         return _OpenFrame(self, Frame(chain or self.new_chain(), deadline, 0, offered_files or {}))
 
     def let_in(self, chain: Chain) -> None:
-        with self._gate:
+        with self._gate_lock:
             if self._is_closing:
                 raise SupervisorClosed
             self._chains.add(chain)
 
     def let_out(self, chain: Chain) -> None:
-        with self._gate:
+        with self._gate_lock:
             self._chains.discard(chain)
             if self._is_closing:
                 self._gate.notify_all()
@@ -174,19 +175,18 @@ class CallRunner:
             raise ResourceLimitExceeded(
                 plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, "see limits.frame"
             )
-        doing = doing or f"export {export!r}"
         serve = _HostCalls(self, plugin_id, frame, services)
         outer = frame.chain.enter(worker)
         try:
             outcome = exchange(worker, export, data, frame.deadline, serve)
         except (Silence, Gone, Breach, GuestAbort) as end:
-            raise self._lost(worker, plugin_id, doing, frame, end) from None
+            raise self._lost(worker, plugin_id, doing or f"export {export!r}", frame, end) from None
         finally:
             frame.chain.leave(outer)
         if frame.chain.is_cancelled:  # while the result was on its way: the worker is dead, or about to be
-            raise self._lost(worker, plugin_id, doing, frame, Gone())
+            raise self._lost(worker, plugin_id, doing or f"export {export!r}", frame, Gone())
         if isinstance(outcome, Failed):
-            raise _failure(plugin_id, export, doing, outcome)
+            raise _failure(plugin_id, export, doing or f"export {export!r}", outcome)
         return outcome.output
 
     def run_nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
@@ -297,7 +297,10 @@ def _bounded(services: Services, deadline: Deadline, work: Callable[[], _T]) -> 
         except BaseException as error:  # noqa: BLE001  carried over to the caller's thread
             done.set_exception(error)
 
-    threading.Thread(target=run, name="isoplug-service", daemon=True).start()
+    try:
+        threading.Thread(target=run, name="isoplug-service", daemon=True).start()
+    except RuntimeError as error:
+        raise GuestAbort(f"the host could not answer: {error}") from error
     try:
         return done.result(deadline.remaining_seconds())
     except FutureTimeout:

@@ -164,7 +164,7 @@ class Limits(_Section):
     """Data segment of a worker (RLIMIT_DATA), guest memory included; without any guest it needs 48 MiB."""
     open_files: int = Field(default=64, ge=16, le=65536)
     """Descriptors of a worker."""
-    frame: Size = Field(default=64 * MIB, ge=64 * KIB, le=1 * GIB)
+    frame: Size = Field(default=32 * MIB, ge=64 * KIB, le=1 * GIB)
     """Largest message between supervisor and worker, and largest file that a guest may read."""
     wasm_module: Size = Field(default=64 * MIB, le=1 * GIB)
     """Largest ``plugin.wasm``."""

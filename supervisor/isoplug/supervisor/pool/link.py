@@ -24,10 +24,9 @@ _LAST_WORDS_MS = 5
 _DYING_MS = 250
 #: Longest wait in one piece.
 _SLICE_MS = 500
-#: Frames that libzmq holds in either direction: its own default is 1,000, each of which may be as large as
-#: ``frame_bytes``. The protocol has one under way; the others are for notices, which nobody waits for, and because
-#: libzmq counts a frame as gone only with the second one after it.
-_WAITING_FRAMES = 4
+#: Frames that libzmq holds each way (its own default is 1,000). Notices, of which there may be many, are small
+#: (``NOTICE_BYTES``); everything else waits for its answer. Fewer would have the two sides signal more often.
+_WAITING_FRAMES = 100
 
 
 class Silence(Exception):
@@ -99,9 +98,9 @@ class Link:
             raise Gone
         return self._read()
 
-    def has_unread(self) -> bool:
-        """True when the worker sent something that nobody asked for."""
-        return bool(int(self._socket.get(zmq.EVENTS)) & zmq.POLLIN)
+    def is_quiet(self) -> bool:
+        """The worker lives, and sent nothing that nobody asked for."""
+        return not self._poller.poll(0)
 
     def close(self) -> None:
         self._socket.close()

@@ -137,7 +137,7 @@ class Pool:
         with self._book.lock:
             self.holder = None
             # A death during the lease is its holder's to notice (``_on_exit`` left it alone): this is the last chance.
-            is_dead = worker.process.exited.done() and not self._is_closed
+            is_dead = worker.process.has_exited and not self._is_closed
             if is_dead:
                 self._lose_idle(worker)
             self._announce()
@@ -276,7 +276,8 @@ class Pool:
         """Something changed that the first in the queue, or ``close``, may have waited for."""
         if self._queue:
             self._queue[0].turn.notify()
-        self._changed.notify_all()
+        if self._is_closed:
+            self._changed.notify_all()
 
     def _wake_everybody(self) -> None:
         for chain in self._queue:

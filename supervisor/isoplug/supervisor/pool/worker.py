@@ -47,7 +47,13 @@ class WorkerProcess:
         self._lock = threading.Lock()  # a closed descriptor's number may name another process at once
         self._is_closed = False
         self.exited: Future[ExitStatus] = Future()  # resolved by the zygote's report
+        self.has_exited = False  # the same, for those who ask often
         self.orphaned: Future[None] = Future()  # the zygote has died: no report will come, only the pidfd tells
+
+    def report_exit(self, status: ExitStatus) -> None:
+        """For the thread that reads the zygote."""
+        self.has_exited = True
+        self.exited.set_result(status)
 
     @property
     def is_alive(self) -> bool:
@@ -96,7 +102,7 @@ class Worker:
 
     def is_fit(self) -> bool:
         """Alive, and silent while nobody asked it anything."""
-        return self.process.is_alive and not self.link.has_unread()
+        return self.link.is_quiet()
 
     def next_call(self) -> int:
         self.calls += 1

@@ -223,7 +223,7 @@ class _Running:
         with self._lock:
             process = self._workers.pop(pid, None)
         if process is not None:
-            process.exited.set_result(ExitStatus.from_wait_status(wait_status))
+            process.report_exit(ExitStatus.from_wait_status(wait_status))
 
     def _bury(self) -> None:
         """The control socket has closed: fail whoever waits. Workers go on; their pidfds still tell of their end."""

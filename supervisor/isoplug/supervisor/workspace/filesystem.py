@@ -406,6 +406,9 @@ def _open_regular(directory: int, name: str) -> _Reader:
     may stand for another file by then. The link count is the one seen before: it was 1 while the file had a
     name in the workspace. It may be 0 afterwards, when a writer has just replaced the file. When the two
     looks are of different files, look again.
+
+    Names and link counts cannot be had in one step, so a hard link that somebody makes and removes within
+    these looks may be read. Guests cannot make links; a process that can might as well copy the file.
     """
     for _ in range(_OPEN_ATTEMPTS):
         before = os.stat(name, dir_fd=directory, follow_symlinks=False)
