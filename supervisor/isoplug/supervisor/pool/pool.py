@@ -130,7 +130,9 @@ class Pool:
                 raise
             if is_fit:
                 return lease
-            lease.discard("it died or spoke while nobody asked it", counts=True)
+            is_alive = worker.process.is_alive
+            cause = "it spoke while nobody asked it" if is_alive else f"{worker.process.exit_status()} while idle"
+            lease.discard(cause, counts=True)
         return self._acquire_extra(chain, deadline, depth)
 
     def take_back(self, worker: Worker) -> None:
@@ -227,8 +229,7 @@ class Pool:
     @property
     def worker_pids(self) -> tuple[int, ...]:
         with self._book.lock:
-            workers = [self._worker, *self._extras] if self._worker is not None else [*self._extras]
-            return tuple(worker.pid for worker in workers if worker is not None)
+            return tuple(worker.pid for worker in (self._worker, *self._extras) if worker is not None)
 
     # --- inside (the lock is held, unless said otherwise) ---------------------------------------------------------
 
