@@ -26,6 +26,17 @@ class Stuck:
         return f"{plugin_id} {key}".encode()
 
 
+class Person(AllowAll):
+    """A checker that asks somebody, who answers when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+
+    def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
+        self.asked.wait()
+        return super().check(plugin_id, permission, target)
+
+
 def test_a_file_source_that_hangs_ends_the_call_at_its_deadline(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
@@ -44,37 +55,25 @@ def test_a_file_source_that_hangs_ends_the_call_at_its_deadline(
 def test_a_checker_that_asks_a_person_for_too_long_ends_the_call_at_its_deadline(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
-    asked = threading.Event()
-
-    class Person(AllowAll):
-        def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
-            asked.wait()
-            return super().check(plugin_id, permission, target)
-
+    person = Person()
     plugins.add()
-    supervisor = supervise(permissions=Person())
+    supervisor = supervise(permissions=person)
     with pytest.raises(CallTimeout):
         supervisor.command(PROBE, "host", {"function": "host_read_file", "input": '{"path": "README.md"}'}, timeout=0.5)
-    asked.set()
+    person.asked.set()
     assert supervisor.call(PROBE, "echo", b"next") == b"next"
 
 
 def test_a_checker_that_hangs_at_a_nested_command_ends_the_call_at_its_deadline(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
-    asked = threading.Event()
-
-    class Person(AllowAll):
-        def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
-            asked.wait()
-            return super().check(plugin_id, permission, target)
-
+    person = Person()
     plugins.add()
     plugins.add("test.other")
-    supervisor = supervise(permissions=Person())
+    supervisor = supervise(permissions=person)
     with pytest.raises(CallTimeout):
         supervisor.command(PROBE, "call", {"plugin_id": "test.other", "command": "echo", "params": 1}, timeout=0.5)
-    asked.set()
+    person.asked.set()
     assert supervisor.call(PROBE, "echo", b"next") == b"next"
 
 

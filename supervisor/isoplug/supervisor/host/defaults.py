@@ -26,7 +26,7 @@ class LogSink:
 class NoOfferedFiles:
     """A file source that offers nothing beyond what a call brings with it."""
 
-    def read(self, plugin_id: str, key: str) -> bytes | None:  # noqa: ARG002
+    def read(self, plugin_id: str, key: str) -> bytes | None:
         return None
 
 
@@ -36,7 +36,7 @@ class WorkspaceContext:
     def __init__(self, workspace: Path | None) -> None:
         self._workspace = workspace
 
-    def get(self, plugin_id: str) -> dict[str, Any]:  # noqa: ARG002
+    def get(self, plugin_id: str) -> dict[str, Any]:
         current = None
         if self._workspace is not None:
             current = {"id": self._workspace.name, "path": str(self._workspace), "provider_links": []}
@@ -46,10 +46,10 @@ class WorkspaceContext:
 class NoStorage:
     """For a host that has neither workspace nor plugins folder: nothing says where state should live."""
 
-    def get(self, plugin_id: str, key: str) -> bytes | None:  # noqa: ARG002
+    def get(self, plugin_id: str, key: str) -> bytes | None:
         raise _no_storage(plugin_id)
 
-    def set(self, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:  # noqa: ARG002
+    def set(self, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:
         raise _no_storage(plugin_id)
 
     def close(self) -> None:
@@ -63,7 +63,7 @@ def _no_storage(plugin_id: str) -> ServiceError:
 class _NoContext:
     """Not even the shape: a runtime context may hold a token."""
 
-    def get(self, plugin_id: str) -> dict[str, Any]:  # noqa: ARG002
+    def get(self, plugin_id: str) -> dict[str, Any]:
         return {}
 
 

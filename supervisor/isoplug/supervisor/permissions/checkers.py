@@ -52,7 +52,7 @@ class Checker(Protocol):
         """Only an *allowed* decision lets the call through. Must not raise for what a guest may ask."""
         ...
 
-    def storage_quota_bytes(self, plugin_id: str) -> int | None:  # noqa: ARG002 - for subclasses
+    def storage_quota_bytes(self, plugin_id: str) -> int | None:
         """The plugin's storage quota, or None for the configured default."""
         return None
 
@@ -61,14 +61,14 @@ class DenyAll(Checker):
     """Denies everything, also storage: the default where there is no workspace and the host named no
     checker."""
 
-    def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:  # noqa: ARG002
+    def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
         return Decision(Verdict.DENIED, "no permissions are configured in this host")
 
 
 class AllowAll(Checker):
     """Allows everything. For trusted bootstrap and tests."""
 
-    def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:  # noqa: ARG002
+    def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
         return Decision(Verdict.ALLOWED)
 
 
