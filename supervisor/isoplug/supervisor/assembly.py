@@ -7,7 +7,6 @@ leaves nothing behind.
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from isoplug.supervisor.loader import Loader
 from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
 from isoplug.supervisor.plugins.table import PluginTable
 from isoplug.supervisor.pool import Launcher, LeaseBook
-from isoplug.supervisor.pool.launcher import make_runtime_dir
+from isoplug.supervisor.pool.runtime_dir import RuntimeDir
 from isoplug.supervisor.state import state_dir_for
 from isoplug.supervisor.storage import SqliteStorage, Storage
 from isoplug.supervisor.workspace import (
@@ -117,9 +116,9 @@ def engine(config: Config, services: Services, table: PluginTable, cleanup: Exit
     )
     notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
     functions = [name for name in HOST_FUNCTIONS if name not in notices]
-    runtime_dir = make_runtime_dir(_runtime_bases())
-    cleanup.callback(shutil.rmtree, runtime_dir, ignore_errors=True)
-    launcher = Launcher(runtime_dir, limits, functions, notices)
+    runtime_dir = RuntimeDir.make(_runtime_bases())
+    cleanup.callback(runtime_dir.close)
+    launcher = Launcher(runtime_dir.path, limits, functions, notices)
     cleanup.callback(launcher.close)
     book = LeaseBook()
     runner = CallRunner(

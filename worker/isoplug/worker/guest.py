@@ -85,7 +85,8 @@ class Guest:
             return GuestFailure(FailureKind.GUEST, text)
         if text == "oom":
             text = f"out of memory: the guest asked for more than {self._wasm_memory_bytes} bytes"
-        return GuestFailure(FailureKind.TRAP, text)
+        # wasmtime's own words for a trap say no more than that; which one it was, Extism does not pass on.
+        return GuestFailure(FailureKind.TRAP, text.replace("error while executing at wasm backtrace:", "wasm trap", 1))
 
 
 def _reason(error: extism.Error) -> str:

@@ -22,6 +22,7 @@ from isoplug.shared.errors import (
     SupervisorClosed,
     WorkerCrashed,
 )
+from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.exchange import exchange
@@ -317,4 +318,5 @@ def _failure(plugin_id: str, export: str, doing: str, failed: Failed) -> Excepti
             error: PluginError = ResourceLimitExceeded(plugin_id, failed.text)
         case _:
             error = GuestTrap(plugin_id, doing, failed.text)
-    return _WorkerLost(error, f"{doing}: {failed.text.partition(':')[0]}", counts=False)
+    first_line, _, _ = failed.text.partition("\n")
+    return _WorkerLost(error, f"{doing}: {clip(first_line, 200)}", counts=False)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -19,33 +18,15 @@ from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence, open_conte
 from isoplug.supervisor.pool.worker import Worker, WorkerProcess
 from isoplug.supervisor.pool.zygote import Zygote
 
-__all__ = ["Launcher", "make_runtime_dir"]
+__all__ = ["Launcher"]
 
 _log = get_logger(__name__)
-
-#: The kernel allows 107 bytes for a socket's path; this leaves room for the worker's number.
-_RUNTIME_DIR_BYTES = 90
 
 #: What starting a worker may need at once: libzmq's context, listener, connection and signals, the pidfd, the zygote.
 _SPARE_DESCRIPTORS = 20
 
 #: How long closing waits for threads that are in the middle of a call although its worker is dead.
 _FAREWELL_SECONDS = 2.0
-
-
-def make_runtime_dir(candidates: Sequence[str | None]) -> Path:
-    """A new private (0700) folder for sockets in the first candidate that takes one with a short enough path."""
-    for base in candidates:
-        if not base or len(base.encode()) > _RUNTIME_DIR_BYTES - len("/isoplug-12345678"):
-            continue
-        try:
-            return Path(tempfile.mkdtemp(prefix="isoplug-", dir=base))
-        except OSError:
-            continue
-    raise SetupError(
-        "no place for the sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, not writable or longer than "
-        f"{_RUNTIME_DIR_BYTES} bytes; make one of them a writable folder with a short path"
-    )
 
 
 class Launcher:

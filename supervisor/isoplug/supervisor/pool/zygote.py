@@ -6,7 +6,6 @@ import errno
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -69,7 +68,7 @@ class Zygote:
             return self._running().fork(socket_path, limits, deadline)
 
     def close(self) -> None:
-        """End the zygote and every worker that is left, then remove the runtime directory. Idempotent."""
+        """End the zygote and every worker that is left. Idempotent."""
         with self._lock:
             if self._is_closed:
                 return
@@ -79,7 +78,6 @@ class Zygote:
             current.close()
         self.let_go()
         os.close(self._lifeline_read)
-        shutil.rmtree(self._runtime_dir, ignore_errors=True)
 
     def let_go(self) -> None:
         """Close the write end of the lifeline: in ``close``, or in a fork of the host, which must not keep workers of

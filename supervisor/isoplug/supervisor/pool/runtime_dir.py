@@ -1,0 +1,86 @@
+"""The private folder in which one supervisor's sockets lie, and the sweeping up after those that were killed.
+
+A folder belongs to whoever holds the lock on the file in it. The kernel lets go of a lock when its holder dies, however
+it dies, so a folder whose lock is free is litter and the next start removes it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from isoplug.shared.errors import SetupError
+
+__all__ = ["RuntimeDir"]
+
+#: The kernel allows 107 bytes for a socket's path; this leaves room for the worker's number.
+_PATH_BYTES = 90
+_PREFIX = "isoplug-"
+_NAME = re.compile(r"isoplug-[a-z0-9_]{8}")  # what tempfile makes of the prefix
+_LOCK = "lock"
+
+
+class RuntimeDir:
+    """A 0700 folder with a short path; ``close`` removes it."""
+
+    def __init__(self, path: Path, lock_fd: int) -> None:
+        self.path = path
+        self._lock_fd = lock_fd
+
+    @classmethod
+    def make(cls, bases: Sequence[str]) -> RuntimeDir:
+        """In the first of ``bases`` that takes one. Raises SetupError."""
+        for base in bases:
+            if len(base.encode()) > _PATH_BYTES - len("/isoplug-12345678"):
+                continue
+            _sweep(base)
+            try:
+                path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+            except OSError:
+                continue
+            try:
+                return cls(path, _locked(path, os.O_CREAT | os.O_EXCL))
+            except OSError as error:
+                shutil.rmtree(path, ignore_errors=True)
+                raise SetupError(f"cannot make a lock in {path}: {error.strerror}; free descriptors or disk") from error
+        raise SetupError(
+            "no place for the sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, not writable or longer than "
+            f"{_PATH_BYTES} bytes; make one of them a writable folder with a short path"
+        )
+
+    def close(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock_fd)
+
+
+def _sweep(base: str) -> None:
+    """Remove this user's folders in ``base`` whose supervisor is dead. A folder without a lock is just being made."""
+    try:
+        names = [name for name in os.listdir(base) if _NAME.fullmatch(name)]
+    except OSError:
+        return
+    for name in names:
+        folder = Path(base, name)
+        with suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
+                continue
+            lock_fd = _locked(folder, 0)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock_fd)
+
+
+def _locked(folder: Path, creation: int) -> int:
+    """A descriptor that holds the folder's lock. Raises OSError when there is no lock file, or another holds it."""
+    lock_fd = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | creation, 0o600)
+    try:
+        fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock_fd)
+        raise
+    return lock_fd
