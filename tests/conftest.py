@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 import threading
 import time
@@ -187,6 +188,25 @@ def _runtime_folders() -> list[Path]:
 def needs_root() -> None:
     if os.geteuid() != 0:
         pytest.skip("needs root")
+
+
+@pytest.fixture
+def mounted(needs_root: None) -> Iterator[Callable[..., None]]:
+    """``mounted(place, "-t", "tmpfs", ...)`` mounts something there for the test; skips where that cannot be done."""
+    places: list[Path] = []
+
+    def mount(place: Path, *arguments: str, source: str = "tmpfs") -> None:
+        command = shutil.which("mount")
+        if command is None or shutil.which("umount") is None:
+            pytest.skip("this machine has no mount command")
+        made = subprocess.run([command, *arguments, source, str(place)], check=False, capture_output=True, text=True)
+        if made.returncode != 0:
+            pytest.skip(f"nothing can be mounted here: {made.stderr.strip()}")
+        places.append(place)
+
+    yield mount
+    for place in reversed(places):
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # also when a failed test left a file open
 
 
 @pytest.fixture

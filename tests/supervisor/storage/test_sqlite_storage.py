@@ -25,7 +25,7 @@ from isoplug.supervisor.storage import sqlite as sqlite_module
 from isoplug.supervisor.storage.sqlite import MAX_KEY_BYTES, MAX_KEYS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 ROOMY = 1 << 20
@@ -519,22 +519,12 @@ def test_damage_at_run_time_is_a_service_error_that_does_not_tell_where_the_host
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path: Path, mounted: Callable[..., None]) -> Path:
     """A file system of one mebibyte."""
     place = tmp_path / "disk"
     place.mkdir()
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)  # also when a failed test left a file open
+    mounted(place, "-t", "tmpfs", "-o", "size=1m")
+    return place
 
 
 def test_a_full_disk_is_a_typed_error_and_what_was_stored_stays(small_disk: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import stat
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from isoplug.shared.errors import ServiceError, SetupError
 from isoplug.supervisor.workspace import DirectoryEntry, WorkspaceFilesystem, WorkspacePath, filesystem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 P = WorkspacePath.parse
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -277,20 +276,12 @@ def test_after_close_every_call_is_refused(root: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(root: Path) -> Iterator[Path]:
-    made = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(root)], capture_output=True, check=False
-    )
-    if made.returncode != 0:
-        pytest.skip(f"cannot mount a tmpfs: {made.stderr.decode().strip()}")
-    try:
-        yield root
-    finally:
-        subprocess.run(["umount", str(root)], check=True)
+def small_disk(root: Path, mounted: Callable[..., None]) -> Path:
+    mounted(root, "-t", "tmpfs", "-o", "size=64k")
+    return root
 
 
 @pytest.mark.parametrize("has_unnamed_files", [True, False])
-@needs_root
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     small_disk: Path, has_unnamed_files: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -363,22 +354,14 @@ def test_closing_the_workspace_itself_makes_it_read_only(root: Path) -> None:
                 operation(P("a"))
 
 
-@needs_root
-def test_a_closed_directory_is_closed_by_its_other_mount_point_too(root: Path) -> None:
+def test_a_closed_directory_is_closed_by_its_other_mount_point_too(root: Path, mounted: Callable[..., None]) -> None:
     plugins = root / "plugins"
     alias = root / "alias"
     plugins.mkdir()
     alias.mkdir()
-    if subprocess.run(["mount", "--bind", plugins, alias], capture_output=True, check=False).returncode != 0:
-        pytest.skip("cannot make a bind mount")
-    try:
-        with (
-            WorkspaceFilesystem(root, [plugins]) as files,
-            pytest.raises(ServiceError, match="may not write"),
-        ):
-            files.write(P("alias/evil/plugin.wasm"), b"x")
-    finally:
-        subprocess.run(["umount", alias], check=True)
+    mounted(alias, "--bind", source=str(plugins))
+    with WorkspaceFilesystem(root, [plugins]) as files, pytest.raises(ServiceError, match="may not write"):
+        files.write(P("alias/evil/plugin.wasm"), b"x")
 
 
 def test_a_write_that_may_not_replace_leaves_an_existing_file_alone(tmp_path: Path) -> None:
