@@ -16,6 +16,7 @@ from isoplug.supervisor import files
 from isoplug.supervisor.files import read_bounded, write_atomically
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 
@@ -53,17 +54,21 @@ def test_a_link_is_replaced_and_its_target_untouched(tmp_path: Path) -> None:
     assert (tmp_path / "f").read_bytes() == b"new"
 
 
-def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mounted: Callable[..., None]) -> None:
+    mounted(tmp_path, "-t", "tmpfs", "-o", "size=64k")
     (tmp_path / "f").write_bytes(b"old")
-
-    def no_space(_descriptor: int, _data: object) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "write", no_space)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(tmp_path / "f", b"new")
+        write_atomically(tmp_path / "f", bytes(200_000))
     assert (tmp_path / "f").read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_new_file_has_the_mode_asked_for_and_an_old_one_keeps_its_own(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "new", b"x")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "new").chmod(0o640)
+    write_atomically(tmp_path / "new", b"y")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
 
 
 def test_a_reader_never_sees_half_a_file_also_when_the_writer_is_killed(tmp_path: Path) -> None:

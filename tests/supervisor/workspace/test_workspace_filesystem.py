@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from isoplug.shared.errors import ServiceError, SetupError
-from isoplug.supervisor.workspace import DirectoryEntry, WorkspaceFilesystem, WorkspacePath, filesystem
+from isoplug.supervisor import files as whole_files
+from isoplug.supervisor.workspace import DirectoryEntry, WorkspaceFilesystem, WorkspacePath
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -286,7 +287,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     small_disk: Path, has_unnamed_files: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if not has_unnamed_files:
-        monkeypatch.setattr(filesystem, "_open_unnamed", lambda *_: None)
+        monkeypatch.setattr(whole_files, "_open_unnamed", lambda *_: None)
     with WorkspaceFilesystem(small_disk) as files:
         files.write(P("a"), b"old")
         with pytest.raises(ServiceError, match="No space left"):
@@ -300,7 +301,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
 def test_file_systems_without_unnamed_files_work_too(
     fs: WorkspaceFilesystem, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filesystem, "_open_unnamed", lambda *_: None)
+    monkeypatch.setattr(whole_files, "_open_unnamed", lambda *_: None)
     fs.write(P("d/a"), b"one")
     fs.write(P("d/a"), b"two")
     assert content(fs, "d/a") == b"two"

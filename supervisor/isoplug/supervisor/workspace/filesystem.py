@@ -24,7 +24,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-import secrets
 import stat
 import threading
 from contextlib import contextmanager, suppress
@@ -32,7 +31,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, Protocol
 
 from isoplug.shared.errors import ServiceError, SetupError
-from isoplug.supervisor.workspace.path import TEMPORARY_PREFIX, WorkspacePath, components, is_temporary
+from isoplug.supervisor.files import put, sync_directory
+from isoplug.supervisor.workspace.path import WorkspacePath, components, is_temporary
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,7 +47,6 @@ _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_
 _EXISTS: Final = "it exists already"
 MAX_DEPTH: Final = 100
 """Of folders that a guest may make: more than a person does, fewer than recursive tools choke on (``rglob``: 1,000)."""
-_NO_UNNAMED_FILES: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
 _OPEN_ATTEMPTS: Final = 100
 
 
@@ -151,7 +150,10 @@ class WorkspaceFilesystem:
                 self._require_replaceable(directory, path.name, old)
                 if not old.st_mode & 0o222:
                     raise _Refused("it is read-only")
-            _put(directory, path.name, data, old)
+            try:
+                put(directory, path.name, data, old=old, new_mode=0o666, exclusive=not replace)
+            except FileExistsError:
+                raise _Refused(_EXISTS) from None
 
     def delete(self, path: WorkspacePath) -> None:
         """Remove a regular file. Raises ServiceError when it is missing or anything else."""
@@ -159,7 +161,7 @@ class WorkspaceFilesystem:
             old = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
             self._require_replaceable(directory, path.name, old)
             os.unlink(path.name, dir_fd=directory)
-            _sync_directory(directory)
+            sync_directory(directory)
 
     def stat(self, path: WorkspacePath) -> FileStat | None:
         """None when the path is missing, is reached through a symbolic link, or is a link or special file
@@ -302,7 +304,7 @@ def _enter(directory: int, name: str, *, create: bool) -> int:
         # When another writer was faster, whatever it made is opened without following, like anything else.
         with suppress(FileExistsError):
             os.mkdir(name, dir_fd=directory)
-            _sync_directory(directory)
+            sync_directory(directory)
         child = os.open(name, _DIRECTORY, dir_fd=directory)
     try:
         _require_spelling(directory, name, os.fstat(child))
@@ -430,71 +432,6 @@ def _open_regular(directory: int, name: str) -> _Reader:
 
 
 # --- writing ------------------------------------------------------------------------------------------------
-
-
-def _put(directory: int, name: str, data: bytes, old: os.stat_result | None) -> None:
-    temporary = f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
-    # A private file stays private while it is half-written; a new one gets what the umask leaves.
-    mode = 0o666 if old is None else 0o600
-    is_named = False
-    descriptor = _open_unnamed(directory, mode)
-    try:
-        if descriptor is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open(temporary, flags, mode, dir_fd=directory)
-            is_named = True
-        if old is not None:
-            _inherit(descriptor, old)
-        with open(descriptor, "wb", closefd=False) as stream:
-            stream.write(data)
-        os.fsync(descriptor)
-        if old is None and not is_named:
-            # Unlike a rename, this leaves alone what got the name in the meantime.
-            os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=directory, follow_symlinks=True)
-        else:
-            if not is_named:
-                os.link(f"/proc/self/fd/{descriptor}", temporary, dst_dir_fd=directory, follow_symlinks=True)
-                is_named = True
-            os.rename(temporary, name, src_dir_fd=directory, dst_dir_fd=directory)
-            is_named = False
-    except FileExistsError:
-        raise _Refused(_EXISTS) from None
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-        if is_named:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=directory)
-    _sync_directory(directory)
-
-
-def _open_unnamed(directory: int, mode: int) -> int | None:
-    """A file without a name: a crash while it is written leaves nothing behind. None where that cannot be
-    had."""
-    try:
-        os.stat("/proc/self/fd")  # how it gets its name later
-        return os.open(".", os.O_WRONLY | os.O_TMPFILE | os.O_CLOEXEC, mode, dir_fd=directory)
-    except OSError as error:
-        if error.errno in _NO_UNNAMED_FILES:
-            return None
-        raise
-
-
-def _inherit(descriptor: int, old: os.stat_result) -> None:
-    new = os.fstat(descriptor)
-    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        with suppress(PermissionError):
-            os.fchown(descriptor, old.st_uid, old.st_gid)
-    with suppress(PermissionError):  # vfat knows few modes
-        os.fchmod(descriptor, old.st_mode & 0o777)  # without set-user-id: the content is a guest's now
-
-
-def _sync_directory(directory: int) -> None:
-    try:
-        os.fsync(directory)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # a file system that cannot
-            raise
 
 
 # --- places closed to guests --------------------------------------------------------------------------------

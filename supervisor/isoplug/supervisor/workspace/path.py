@@ -17,16 +17,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from isoplug.shared.errors import ServiceError
+from isoplug.supervisor.files import TEMPORARY_PREFIX
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["TEMPORARY_PREFIX", "WorkspacePath", "components", "is_temporary", "link_target"]
+__all__ = ["WorkspacePath", "components", "is_temporary", "link_target"]
 
 MAX_PATH_BYTES: Final = 4096  # PATH_MAX
 MAX_NAME_BYTES: Final = 255  # NAME_MAX
-TEMPORARY_PREFIX: Final = ".isoplug-"
-"""Names that start so are half-written files of `filesystem`: guests can neither name nor see them."""
 
 
 def components(text: str) -> tuple[str, ...]:
