@@ -198,16 +198,6 @@ class Loader:
     # --- one worker -----------------------------------------------------------------------------------------------
 
     def _pool(self, started: _Started) -> Pool:
-        restart = self._config.restart
-        policy = RestartPolicy(
-            max_restarts=restart.max_restarts,
-            period_seconds=restart.period,
-            backoff_initial_seconds=restart.backoff_initial,
-            backoff_max_seconds=restart.backoff_max,
-            backoff_jitter_seconds=restart.backoff_jitter,
-            healthy_after_seconds=restart.healthy_after,
-        )
-
         def start(chain: Chain, deadline: Deadline, depth: int) -> Worker:
             return self._start_again(started.files, started.manifest.id, started.sha256, Frame(chain, deadline, depth))
 
@@ -215,7 +205,7 @@ class Loader:
             started.manifest.id,
             start,
             self._book,
-            RestartBudget(policy),
+            RestartBudget(RestartPolicy.of(self._config.restart)),
             start_timeout_seconds=self._config.calls.start_timeout,
             max_extra_instances=self._config.calls.max_extra_instances,
         )

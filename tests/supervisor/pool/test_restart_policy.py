@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isoplug.supervisor import config
 from isoplug.supervisor.pool import RestartBudget, RestartPolicy
-from isoplug.supervisor.pool.policy import Decision, Quarantine, Restart
+from isoplug.supervisor.pool.policy import Quarantine, Restart, RestartDecision
 
 
-def fail(budget: RestartBudget, now: float, *, lived_seconds: float = 0.0, calls: int = 0) -> Decision:
+def policy_with(**changes: Any) -> RestartPolicy:
+    """The default policy, changed."""
+    return replace(RestartPolicy.of(config.Restart()), **changes)
+
+
+def fail(budget: RestartBudget, now: float, *, lived_seconds: float = 0.0, calls: int = 0) -> RestartDecision:
     return budget.on_failure(now, lived_seconds=lived_seconds, calls=calls)
 
 
@@ -25,13 +33,13 @@ def delays(policy: RestartPolicy, failures: int) -> list[float]:
 
 @pytest.mark.parametrize("max_restarts", [0, 1, 3, 10])
 def test_one_failure_more_than_the_intensity_quarantines(max_restarts: int) -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=max_restarts))
+    budget = RestartBudget(policy_with(max_restarts=max_restarts))
     decisions = [fail(budget, float(n)) for n in range(max_restarts + 1)]
     assert [type(decision) for decision in decisions] == [Restart] * max_restarts + [Quarantine]
 
 
 def test_failures_older_than_the_period_are_forgotten() -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=2, period_seconds=10.0))
+    budget = RestartBudget(policy_with(max_restarts=2, period_seconds=10.0))
     assert isinstance(fail(budget, 0.0), Restart)
     assert isinstance(fail(budget, 1.0), Restart)
     assert isinstance(fail(budget, 10.5), Restart)  # the one at 0 no longer counts
@@ -39,25 +47,25 @@ def test_failures_older_than_the_period_are_forgotten() -> None:
 
 
 def test_a_failure_exactly_one_period_old_still_counts() -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=1, period_seconds=10.0))
+    budget = RestartBudget(policy_with(max_restarts=1, period_seconds=10.0))
     assert isinstance(fail(budget, 0.0), Restart)
     assert isinstance(fail(budget, 10.0), Quarantine)
 
 
 def test_slow_failures_never_quarantine() -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=1, period_seconds=10.0))
+    budget = RestartBudget(policy_with(max_restarts=1, period_seconds=10.0))
     assert all(isinstance(fail(budget, 11.0 * n), Restart) for n in range(100))
 
 
 def test_the_first_restart_waits_for_nothing_and_then_the_wait_doubles() -> None:
-    policy = RestartPolicy(
+    policy = policy_with(
         max_restarts=6, backoff_initial_seconds=0.5, backoff_max_seconds=100.0, backoff_jitter_seconds=0.0
     )
     assert delays(policy, 6) == pytest.approx([0.0, 0.5, 1.0, 2.0, 4.0, 8.0])
 
 
 def test_the_wait_is_capped() -> None:
-    policy = RestartPolicy(
+    policy = policy_with(
         max_restarts=2000, backoff_initial_seconds=0.5, backoff_max_seconds=3.0, backoff_jitter_seconds=0.0
     )
     assert delays(policy, 6) == pytest.approx([0.0, 0.5, 1.0, 2.0, 3.0, 3.0])
@@ -69,7 +77,7 @@ def test_the_wait_is_capped() -> None:
 
 @given(st.floats(0.001, 10.0), st.floats(0.0, 5.0), st.integers(2, 8))
 def test_jitter_is_added_and_bounded(initial: float, jitter: float, nth: int) -> None:
-    policy = RestartPolicy(
+    policy = policy_with(
         max_restarts=10, backoff_initial_seconds=initial, backoff_max_seconds=1e6, backoff_jitter_seconds=jitter
     )
     exact = initial * 2 ** (nth - 2)
@@ -77,7 +85,7 @@ def test_jitter_is_added_and_bounded(initial: float, jitter: float, nth: int) ->
 
 
 def test_plugins_that_die_together_do_not_come_back_together() -> None:
-    policy = RestartPolicy(max_restarts=3, backoff_jitter_seconds=1.0)
+    policy = policy_with(max_restarts=3, backoff_jitter_seconds=1.0)
     assert len({delays(policy, 2)[-1] for _ in range(20)}) > 10
 
 
@@ -88,7 +96,7 @@ def test_plugins_that_die_together_do_not_come_back_together() -> None:
 def test_only_a_worker_that_lived_long_and_served_a_call_clears_the_record(
     lived_seconds: float, calls: int, is_clean: bool
 ) -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=3, healthy_after_seconds=60.0, period_seconds=1e6))
+    budget = RestartBudget(policy_with(max_restarts=3, healthy_after_seconds=60.0, period_seconds=1e6))
     fail(budget, 0.0)
     fail(budget, 1.0)
     decision = fail(budget, 2.0, lived_seconds=lived_seconds, calls=calls)
@@ -97,7 +105,7 @@ def test_only_a_worker_that_lived_long_and_served_a_call_clears_the_record(
 
 
 def test_a_cleared_budget_starts_afresh() -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=1))
+    budget = RestartBudget(policy_with(max_restarts=1))
     fail(budget, 0.0)
     assert isinstance(fail(budget, 0.0), Quarantine)
     budget.clear()
@@ -108,7 +116,7 @@ def test_a_cleared_budget_starts_afresh() -> None:
 def test_no_period_sees_more_restarts_than_the_intensity(
     gaps: list[int], max_restarts: int, period_seconds: int
 ) -> None:
-    budget = RestartBudget(RestartPolicy(max_restarts=max_restarts, period_seconds=period_seconds))
+    budget = RestartBudget(policy_with(max_restarts=max_restarts, period_seconds=period_seconds))
     now, restarts = 0, []
     for gap in gaps:
         now += gap

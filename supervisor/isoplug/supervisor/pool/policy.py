@@ -13,7 +13,9 @@ from typing import TypeAlias
 
 from tenacity import RetryCallState, wait_exponential, wait_random
 
-__all__ = ["Decision", "Quarantine", "Restart", "RestartBudget", "RestartPolicy"]
+from isoplug.supervisor import config
+
+__all__ = ["Quarantine", "Restart", "RestartBudget", "RestartDecision", "RestartPolicy"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +23,24 @@ class RestartPolicy:
     """``max_restarts`` in ``period_seconds``; a worker that lived ``healthy_after_seconds`` and served a call starts
     with a clean record."""
 
-    max_restarts: int = 3
-    period_seconds: float = 300.0
-    backoff_initial_seconds: float = 0.2
-    backoff_max_seconds: float = 30.0
-    backoff_jitter_seconds: float = 0.1
-    healthy_after_seconds: float = 60.0
+    max_restarts: int
+    period_seconds: float
+    backoff_initial_seconds: float
+    backoff_max_seconds: float
+    backoff_jitter_seconds: float
+    healthy_after_seconds: float
+
+    @classmethod
+    def of(cls, settings: config.Restart) -> RestartPolicy:
+        """As configured; the defaults stand in ``config.Restart`` and nowhere else."""
+        return cls(
+            max_restarts=settings.max_restarts,
+            period_seconds=settings.period,
+            backoff_initial_seconds=settings.backoff_initial,
+            backoff_max_seconds=settings.backoff_max,
+            backoff_jitter_seconds=settings.backoff_jitter,
+            healthy_after_seconds=settings.healthy_after,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +53,7 @@ class Quarantine:
     """No more restarts until someone resets the plugin."""
 
 
-Decision: TypeAlias = Restart | Quarantine
+RestartDecision: TypeAlias = Restart | Quarantine
 
 
 class RestartBudget:
@@ -52,7 +66,7 @@ class RestartBudget:
             multiplier=policy.backoff_initial_seconds, max=policy.backoff_max_seconds
         ) + wait_random(0, policy.backoff_jitter_seconds)
 
-    def on_failure(self, now: float, *, lived_seconds: float, calls: int) -> Decision:
+    def on_failure(self, now: float, *, lived_seconds: float, calls: int) -> RestartDecision:
         """A worker ended by its own fault at ``now`` (monotonic seconds), having served ``calls``."""
         if calls and lived_seconds >= self._policy.healthy_after_seconds:
             self._failures.clear()
