@@ -24,6 +24,7 @@ from isoplug.shared.errors import (
 )
 from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind
+from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.exchange import exchange
 from isoplug.supervisor.calls.frame import Frame
@@ -176,7 +177,7 @@ class CallRunner:
             raise ResourceLimitExceeded(
                 plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, "see limits.frame"
             )
-        serve = _HostCalls(self, plugin_id, frame, services)
+        serve = _HostCalls(self, Caller(plugin_id, frame.deadline, worker.process.watch), frame, services)
         outer = frame.chain.enter(worker)
         try:
             outcome = exchange(worker, export, data, frame.deadline, serve)
@@ -252,10 +253,10 @@ class _HostCalls:
     """Answers the host calls of one call: who calls, how deep and until when are fixed here. Many calls make none, so
     the context is built for the first one."""
 
-    __slots__ = ("_context", "_frame", "_plugin_id", "_runner", "_services")
+    __slots__ = ("_caller", "_context", "_frame", "_runner", "_services")
 
-    def __init__(self, runner: CallRunner, plugin_id: str, frame: Frame, services: Services) -> None:
-        self._runner, self._plugin_id, self._frame, self._services = runner, plugin_id, frame, services
+    def __init__(self, runner: CallRunner, caller: Caller, frame: Frame, services: Services) -> None:
+        self._runner, self._caller, self._frame, self._services = runner, caller, frame, services
         self._context: HostContext | None = None
 
     def __call__(self, function: str, payload: bytes) -> bytes:
@@ -273,13 +274,12 @@ class _HostCalls:
         return answer
 
     def _make_context(self) -> HostContext:
-        runner, frame = self._runner, self._frame
+        runner, caller, frame = self._runner, self._caller, self._frame
         context = HostContext(
-            plugin_id=self._plugin_id,
+            caller=caller,
             services=self._services,
-            deadline=frame.deadline,
             offered_files=frame.offered_files,
-            is_cancelled=lambda token: frame.chain.is_cancelled or runner.is_token_cancelled(self._plugin_id, token),
+            is_cancelled=lambda token: frame.chain.is_cancelled or runner.is_token_cancelled(caller.plugin_id, token),
             run_command=lambda target, command, params: runner.run_nested(context, target, command, params, frame),
         )
         return context

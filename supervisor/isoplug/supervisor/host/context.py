@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isoplug.shared.errors import ServiceError
-from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.host.services import Services
 from isoplug.supervisor.permissions import Permission, denial
 from isoplug.supervisor.workspace import FileSystem, WorkspacePath
@@ -19,12 +19,15 @@ __all__ = ["HostContext"]
 class HostContext:
     """``run_command(plugin_id, command, params)`` runs a nested command; ``is_cancelled(token)`` asks about a token."""
 
-    plugin_id: str
+    caller: Caller
     services: Services
-    deadline: Deadline
     offered_files: Mapping[str, bytes]
     is_cancelled: Callable[[str], bool]
     run_command: Callable[[str, str, Any], Any]
+
+    @property
+    def plugin_id(self) -> str:
+        return self.caller.plugin_id
 
     def require(self, permission: Permission, target: str) -> None:
         """Raises PermissionDenied unless the checker says allowed."""
@@ -47,5 +50,5 @@ class HostContext:
 
     def check_deadline(self) -> None:
         """For loops over many files: raises ServiceError when the call's time is up."""
-        if self.deadline.has_passed:
+        if self.caller.deadline.has_passed:
             raise ServiceError("the call's time is up", plugin_id=self.plugin_id)

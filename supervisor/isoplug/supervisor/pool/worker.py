@@ -12,7 +12,7 @@ from concurrent.futures import wait as wait_for_any
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from isoplug.shared.errors import WorkerCrashed
+from isoplug.shared.errors import ServiceError, WorkerCrashed
 from isoplug.shared.messages import Stop
 from isoplug.supervisor.pool.link import Breach, Gone, Link
 
@@ -64,6 +64,14 @@ class WorkerProcess:
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(patience_seconds * 1000))
+
+    def watch(self) -> int:
+        """A new descriptor that becomes readable when the process has ended; whoever asked closes it. Raises
+        ServiceError when the process has ended and been forgotten."""
+        with self._lock:
+            if self._is_closed:
+                raise ServiceError("the plugin's worker has ended")
+            return os.dup(self.pidfd)
 
     def kill(self) -> None:
         with self._lock, suppress(ProcessLookupError):  # it ended by itself just now
