@@ -16,8 +16,8 @@ class Caller:
 
     ``watch()`` returns a new descriptor that becomes readable when the worker that asked has ended, be it by a crash, a
     cancelled call or a closing supervisor; whoever calls it closes the descriptor. A service that waits for something
-    outside (a network peer, a process) waits for this as well, and gives up then or at the deadline. Raises ServiceError
-    when the worker has ended and been forgotten.
+    outside (a network peer, a process) waits for this as well, and gives up then or at the deadline. It raises
+    ServiceError when the worker has ended and been forgotten.
     """
 
     plugin_id: str
