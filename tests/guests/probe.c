@@ -302,6 +302,16 @@ IP_EXPORT(echo) { return ip_output(ip_input()); }
 
 IP_EXPORT(raw_fail) { return ip_fail(ip_input()); } /* input may be bytes that are not UTF-8 */
 
+IP_EXPORT(raw_fail_as_rust) { /* the Rust SDK answers -1 for every error, which is also what a trap looks like */
+    ip_fail(ip_input());
+    return -1;
+}
+
+IP_EXPORT(fail_then_trap) {
+    ip_fail(ip_input());
+    __builtin_trap();
+}
+
 IP_EXPORT(bad_output) { /* a length so long that the last byte lies before the first, inside valid memory */
     ip_offset block = ip_store(ip_s("sixteen bytes...")) + 12;
     ip_env_output_set(block, UINT64_MAX - 7);

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from conftest import PluginFolder, wait_until
-from isoplug.supervisor import GuestTrap, PluginError, ResourceLimitExceeded, Supervisor, WorkerCrashed
+from isoplug.supervisor import CommandError, GuestTrap, PluginError, ResourceLimitExceeded, Supervisor, WorkerCrashed
 from isoplug.supervisor.config import Config, Limits
 
 PROBE = "test.probe"
@@ -65,6 +65,33 @@ def test_an_error_that_the_guest_reports_keeps_the_worker(supervisor: Supervisor
     with pytest.raises(PluginError):
         supervisor.command(PROBE, "garbage")
     assert supervisor.command(PROBE, "count") == 2
+
+
+def test_an_error_of_the_rust_sdk_keeps_the_worker(supervisor: Supervisor) -> None:
+    assert supervisor.command(PROBE, "count") == 1
+    with pytest.raises(CommandError) as caught:
+        supervisor.call(PROBE, "raw_fail_as_rust", b"no such note")
+    assert str(caught.value) == "no such note"
+    assert supervisor.command(PROBE, "count") == 2
+
+
+@pytest.mark.parametrize("text", [b"harmless", b"", b"call to f returned with error message: "])
+def test_an_error_that_was_set_before_a_trap_does_not_hide_it(supervisor: Supervisor, text: bytes) -> None:
+    supervisor.command(PROBE, "count")
+    pids = supervisor.plugins[PROBE].status.worker_pids
+    with pytest.raises(GuestTrap):
+        supervisor.call(PROBE, "fail_then_trap", text)
+    assert is_replaced(supervisor, pids)
+
+
+@pytest.mark.parametrize(
+    ("command", "trap"), [("trap", "wasm `unreachable` instruction executed"), ("recurse", "call stack exhausted")]
+)
+def test_a_guest_trap_says_which_trap_it_was(supervisor: Supervisor, command: str, trap: str) -> None:
+    with pytest.raises(GuestTrap) as caught:
+        supervisor.command(PROBE, command)
+    assert caught.value.trap.startswith(f"wasm trap: {trap}\n")
+    assert trap in str(supervisor.plugins[PROBE].status.last_failure)
 
 
 def test_an_output_over_the_frame_limit_is_a_resource_limit(supervisor: Supervisor) -> None:

@@ -15,10 +15,30 @@ from isoplug.shared.messages import FailureKind
 
 __all__ = ["Guest", "GuestFailure"]
 
-#: Return codes that mean "stopped", as observed with libextism 1.41: -1 for most traps, 134 (128 + SIGABRT) for a trap
-#: in a guest that uses WASI. A guest that returns one of them on purpose is taken for trapped, which costs it a new
-#: worker and nobody else anything.
-_TRAP_CODES = (-1, 134)
+#: Return codes of calls that were stopped, as observed with libextism 1.41. Guests return them as well: -1 is what the
+#: Rust SDK answers for every error. Only Extism's log tells the two apart: it has ``_REPORTED`` when the guest set an
+#: error, and ``_TRAPPED`` when it was stopped, whatever it had set before. (Out of memory has neither.) A guest that
+#: writes ``_TRAPPED`` into its error counts as trapped, which costs it its worker and nobody else anything.
+_STOPPED_CODES = (-1, 134)
+_REPORTED = b" returned with error message: "
+_TRAPPED = b"error while executing at wasm backtrace:"
+
+#: What Extism has logged since the last call. Its log is one for the process, and kept in memory until it is drained.
+_log: list[bytes] = []
+
+
+def _take(text: Any, length: int) -> None:
+    _log.append(bytes(ffi.buffer(text, length)))
+
+
+_take_log = ffi.callback("void(char *, uint64_t)", _take)
+
+
+def _drain() -> bytes:
+    lib.extism_log_drain(_take_log)
+    said = b"".join(_log)
+    _log.clear()
+    return said
 
 
 class GuestFailure(Exception):
@@ -44,6 +64,7 @@ class Guest:
             "allowed_hosts": [],
             "allowed_paths": {},
         }
+        lib.extism_log_custom(b"extism::plugin=error")
         try:
             compiled = CompiledPlugin(json.dumps(manifest).encode("ascii"), wasi=True, functions=functions)
             self._instance = extism.Plugin(compiled)  # owns what the pointer below points to
@@ -63,8 +84,9 @@ class Guest:
         """
         name = self._names.get(export) or self._find(export)
         code = lib.extism_plugin_call(self._pointer, name, data, len(data))
+        said = _drain()  # also after success, or a guest that sets errors and returns 0 would fill it
         if code:
-            raise self._failure(code)
+            raise self._failure(code, said)
         length = lib.extism_plugin_output_length(self._pointer)
         if length > self._output_bound:
             raise GuestFailure(
@@ -78,15 +100,24 @@ class Guest:
         name = self._names[export] = export.encode()
         return name
 
-    def _failure(self, code: int) -> GuestFailure:
+    def _failure(self, code: int, said: bytes) -> GuestFailure:
+        if _TRAPPED in said:
+            return GuestFailure(FailureKind.TRAP, _trap(said))
         error = lib.extism_plugin_error(self._pointer)
         text = f"return code {code}" if error == ffi.NULL else clip(ffi.string(error).decode("utf-8", "replace"))
-        if code not in _TRAP_CODES:
+        if code not in _STOPPED_CODES or _REPORTED in said:
             return GuestFailure(FailureKind.GUEST, text)
         if text == "oom":
             text = f"out of memory: the guest asked for more than {self._wasm_memory_bytes} bytes"
-        # wasmtime's own words for a trap say no more than that; which one it was, Extism does not pass on.
-        return GuestFailure(FailureKind.TRAP, text.replace("error while executing at wasm backtrace:", "wasm trap", 1))
+        return GuestFailure(FailureKind.TRAP, text)
+
+
+def _trap(said: bytes) -> str:
+    """Which trap it was, then where: ``wasm trap: integer divide by zero`` and the frames below it."""
+    _, _, report = said.rpartition(_TRAPPED)
+    frames, _, cause = report.partition(b"\n\nCaused by:\n")
+    cause, _, _ = cause.rpartition(b" plugin=")
+    return clip(f"{cause.strip().decode('utf-8', 'replace')}{frames.decode('utf-8', 'replace')}")
 
 
 def _reason(error: extism.Error) -> str:
