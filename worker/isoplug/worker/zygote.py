@@ -14,7 +14,6 @@ from __future__ import annotations
 import gc
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -22,6 +21,7 @@ import traceback
 
 import msgpack
 
+from isoplug.shared.folders import remove_folder
 from isoplug.shared.limits import EXIT_BUG, WorkerLimits
 from isoplug.worker.main import live
 
@@ -115,4 +115,4 @@ def main(control_fd: int, supervisor_pidfd: int, lifeline_fd: int, runtime_dir: 
         traceback.print_exc(file=sys.stderr)
     else:
         zygote.end_children()
-        shutil.rmtree(runtime_dir, ignore_errors=True)  # the supervisor may have been killed: nobody else would do it
+        remove_folder(runtime_dir)  # the supervisor may have been killed: nobody else would do it

@@ -1,4 +1,5 @@
-"""The private folder in which one supervisor's sockets lie, and the sweeping up after those that were killed.
+"""The private folder of one supervisor, for its sockets and for what WASI programs write, and the sweeping up after
+those that were killed.
 
 A folder belongs to whoever holds the lock on the file in it. The kernel lets go of a lock when its holder dies, however
 it dies, so a folder whose lock is free is litter and the next start removes it.
@@ -9,13 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from isoplug.shared.errors import SetupError
+from isoplug.shared.folders import remove_folder
 
 __all__ = ["RuntimeDir"]
 
@@ -47,7 +48,7 @@ class RuntimeDir:
             try:
                 return cls(path, _locked(path, os.O_CREAT | os.O_EXCL))
             except OSError as error:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_folder(path)
                 raise SetupError(f"cannot make a lock in {path}: {error.strerror}; free descriptors or disk") from error
         raise SetupError(
             "no place for the sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, not writable or longer than "
@@ -55,8 +56,8 @@ class RuntimeDir:
         )
 
     def close(self) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock_fd)
+        os.close(self._lock_fd)  # first: the host may have no other descriptor for the removal
+        remove_folder(self.path)
 
 
 def _sweep(base: str) -> None:
@@ -71,7 +72,7 @@ def _sweep(base: str) -> None:
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
             lock_fd = _locked(folder, 0)
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
             os.close(lock_fd)
 
 
