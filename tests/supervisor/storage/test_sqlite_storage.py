@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SetupError
+from isoplug.supervisor import database
 from isoplug.supervisor.config import Limits
 from isoplug.supervisor.storage import MAX_QUOTA_BYTES, SqliteStorage, Storage
-from isoplug.supervisor.storage import sqlite as sqlite_module
-from isoplug.supervisor.storage.sqlite import MAX_KEY_BYTES, MAX_KEYS
+from isoplug.supervisor.storage.bounds import MAX_KEY_BYTES, MAX_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -339,7 +339,7 @@ def test_a_reader_is_not_held_up_by_another_process_that_writes(storage: SqliteS
 
 
 def test_a_lock_that_is_never_released_is_a_retryable_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.05)
     storage = SqliteStorage(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -599,7 +599,7 @@ def test_a_schema_that_is_no_text_any_more_is_a_set_up_error(path: Path) -> None
 def test_calls_behind_one_that_waits_for_another_process_do_not_wait_one_after_the_other(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_module, "_BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.5)
     storage = SqliteStorage(path)
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
