@@ -19,7 +19,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,9 +72,15 @@ class Bench:
 
 
 @contextmanager
-def open_bench(folder: Path, cache: Path, *guests: tuple[str, str], **permissions: dict[str, Any]) -> Iterator[Bench]:
+def open_bench(
+    folder: Path,
+    cache: Path,
+    *guests: tuple[str, str],
+    arguments: Mapping[str, Any] | None = None,
+    **permissions: dict[str, Any],
+) -> Iterator[Bench]:
     """``guests`` are (plugin id, variant); ``permissions`` are the rules of PROBE and others, keyed by the id's last
-    part: ``open_bench(..., probe={"read_files": ["all"]})``."""
+    part: ``open_bench(..., probe={"read_files": ["all"]})``; ``arguments`` are further ones of the supervisor."""
     for name in ("plugins", "workspace"):
         (folder / name).mkdir(parents=True)
     plugins, workspace = PluginFolder(folder / "plugins", cache), Workspace(folder / "workspace").grant()
@@ -83,9 +89,8 @@ def open_bench(folder: Path, cache: Path, *guests: tuple[str, str], **permission
     for name, rules in permissions.items():
         workspace.grant(f"test.{name}", **rules)
     bench = Bench(None, workspace, plugins, offered_by_host(), [])  # type: ignore[arg-type]
-    with Supervisor(
-        plugins.path, workspace.path, state_dir=folder / "state", files=bench.files, events=bench
-    ) as bench.supervisor:
+    services = {"state_dir": folder / "state", "files": bench.files, "events": bench} | dict(arguments or {})
+    with Supervisor(plugins.path, workspace.path, **services) as bench.supervisor:
         assert not bench.supervisor.load_errors
         yield bench
 

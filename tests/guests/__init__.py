@@ -52,6 +52,13 @@ Life cycle: ``set_config`` fails for ``{"reject": true}`` and for ``{"normalize"
 ``get_config`` answers what was set. ``on_event`` does what a payload's ``path`` says when it is ``trap``,
 ``spin`` or ``fail``. ``shutdown`` stores ``done`` under the key ``shutdown``.
 
+**socket** (id ``test.socket``) has a WebSocket and emits an event for everything that arrives on it. ``request`` is
+``host_ws_request`` as a raw export. It sends binary messages back. A text message is an order: ``{"do": "trap"}``,
+``spin``, ``fail``, ``{"do": "answer", "envelope": base64}``, or ``{"do": "request", "request": {...}}``, which asks the
+host and emits its answer (with ``"then_spin": true`` it does not end); anything else is only heard. The configuration
+may hold orders under ``on_connected``, ``on_disconnected`` and ``init``, and requests to the host under
+``request_in_init`` and ``request_in_shutdown``.
+
 Further variants by macro, ``guest("probe", cache, "GUEST_PROTOCOL=2")``: the top of ``probe.c`` lists them.
 """
 
@@ -85,7 +92,9 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "probe_no_handle_command": ("probe.c", ("NO_HANDLE_COMMAND",)),
     "probe_no_capabilities": ("probe.c", ("GUEST_CAPABILITIES=[]",)),
     "minimal": ("minimal.c", ()),
+    "network": ("network.c", ()),
     "parrot": ("parrot.c", ()),
+    "socket": ("socket.c", ()),
     "unknown_import": ("unknown_import.c", ()),
     "bad_manifest_empty": ("bad_manifest.c", ("EMPTY",)),
     "bad_manifest_not_json": ("bad_manifest.c", ("NOT_JSON",)),

@@ -39,13 +39,21 @@ if TYPE_CHECKING:
         WorkerCrashed,
     )
     from isoplug.supervisor.aio import AsyncSupervisor
+    from isoplug.supervisor.caller import Caller
     from isoplug.supervisor.config import Config
+    from isoplug.supervisor.egress import HttpClient, HttpRequest, HttpResponse
+    from isoplug.supervisor.host import EventSink, FileSource, RuntimeContext
     from isoplug.supervisor.inspection import inspect
+    from isoplug.supervisor.namespaces import NamespaceProvider
     from isoplug.supervisor.observe.status import PluginStatus
     from isoplug.supervisor.permissions import AllowAll, Checker, Decision, DenyAll, Frontmatter, Permission, Verdict
     from isoplug.supervisor.plugins.manifest import Manifest
     from isoplug.supervisor.plugins.table import Plugin
+    from isoplug.supervisor.secrets import Secrets
+    from isoplug.supervisor.storage import Storage
     from isoplug.supervisor.supervisor import Supervisor
+    from isoplug.supervisor.websockets import WebSockets
+    from isoplug.supervisor.workspace import FileSystem
 
 __all__ = [
     "AllowAll",
@@ -53,6 +61,7 @@ __all__ = [
     "AsyncSupervisor",
     "CallCancelled",
     "CallTimeout",
+    "Caller",
     "Checker",
     "CommandError",
     "CommandNotFound",
@@ -61,11 +70,18 @@ __all__ = [
     "Decision",
     "DenyAll",
     "DepthLimitExceeded",
+    "EventSink",
+    "FileSource",
+    "FileSystem",
     "Frontmatter",
     "GuestTrap",
+    "HttpClient",
+    "HttpRequest",
+    "HttpResponse",
     "InvalidArgument",
     "LoadError",
     "Manifest",
+    "NamespaceProvider",
     "Permission",
     "PermissionDenied",
     "Plugin",
@@ -75,11 +91,15 @@ __all__ = [
     "PluginStatus",
     "ProtocolMismatch",
     "ResourceLimitExceeded",
+    "RuntimeContext",
+    "Secrets",
     "ServiceError",
     "SetupError",
+    "Storage",
     "Supervisor",
     "SupervisorClosed",
     "Verdict",
+    "WebSockets",
     "WorkerCrashed",
     "inspect",
 ]
@@ -87,17 +107,29 @@ __all__ = [
 _HOMES = {
     "AllowAll": "isoplug.supervisor.permissions",
     "AsyncSupervisor": "isoplug.supervisor.aio",
+    "Caller": "isoplug.supervisor.caller",
     "Checker": "isoplug.supervisor.permissions",
     "Config": "isoplug.supervisor.config",
     "Decision": "isoplug.supervisor.permissions",
     "DenyAll": "isoplug.supervisor.permissions",
+    "EventSink": "isoplug.supervisor.host",
+    "FileSource": "isoplug.supervisor.host",
+    "FileSystem": "isoplug.supervisor.workspace",
     "Frontmatter": "isoplug.supervisor.permissions",
+    "HttpClient": "isoplug.supervisor.egress",
+    "HttpRequest": "isoplug.supervisor.egress",
+    "HttpResponse": "isoplug.supervisor.egress",
     "Manifest": "isoplug.supervisor.plugins.manifest",
+    "NamespaceProvider": "isoplug.supervisor.namespaces",
     "Permission": "isoplug.supervisor.permissions",
     "Plugin": "isoplug.supervisor.plugins.table",
     "PluginStatus": "isoplug.supervisor.observe.status",
+    "RuntimeContext": "isoplug.supervisor.host",
+    "Secrets": "isoplug.supervisor.secrets",
+    "Storage": "isoplug.supervisor.storage",
     "Supervisor": "isoplug.supervisor.supervisor",
     "Verdict": "isoplug.supervisor.permissions",
+    "WebSockets": "isoplug.supervisor.websockets",
     "inspect": "isoplug.supervisor.inspection",
 }
 

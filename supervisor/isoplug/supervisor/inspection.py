@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from isoplug.shared.errors import PluginError
-from isoplug.supervisor.assembly import configured, engine
+from isoplug.supervisor.assembly import configured, engine, runtime_folder, wasi_runner
 from isoplug.supervisor.config import Config
-from isoplug.supervisor.host import LogSink, NoOfferedFiles, NoStorage, Services, WorkspaceContext
+from isoplug.supervisor.host import LogSink, NoHttp, NoOfferedFiles, NoSecrets, NoStorage, Services, WorkspaceContext
+from isoplug.supervisor.host.defaults import no_sockets
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import DenyAll
@@ -29,21 +30,27 @@ def inspect(wasm_path: str | os.PathLike[str], *, app_version: str | None = None
     """
     check_platform()
     config = configured(Config(), app_version=app_version)
-    services = Services(
-        permissions=DenyAll(),
-        storage=NoStorage(),
-        events=LogSink(),
-        files=NoOfferedFiles(),
-        runtime_context=WorkspaceContext(None),
-        filesystem=None,
-        root_index=None,
-        workspace=None,
-        storage_quota_bytes=0,
-        frame_bytes=config.limits.frame,
-        may_block=False,
-    )
     with ExitStack() as cleanup:
-        _, loader = engine(config, services, PluginTable(), cleanup)
+        runtime = runtime_folder(cleanup)
+        services = Services(
+            permissions=DenyAll(),
+            storage=NoStorage(),
+            secrets=NoSecrets(),
+            events=LogSink(),
+            files=NoOfferedFiles(),
+            runtime_context=WorkspaceContext(None, DenyAll()),
+            http=NoHttp(),
+            websockets=no_sockets(),
+            namespaces=None,
+            wasi=wasi_runner(config, runtime, cleanup),
+            filesystem=None,
+            root_index=None,
+            workspace=None,
+            storage_quota_bytes=0,
+            frame_bytes=config.limits.frame,
+            may_block=False,
+        )
+        _, loader = engine(config, runtime, services, PluginTable(), cleanup)
         manifest = loader.inspect(Path(wasm_path))
     try:
         check_compatible(manifest, config.app_version)

@@ -28,6 +28,7 @@ from isoplug.shared.errors import (
 )
 from isoplug.supervisor.calls import CallRunner, Frame
 from isoplug.supervisor.calls.commands import parse_json, to_bytes
+from isoplug.supervisor.calls.sockets import SocketGuest
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.files import read_bounded, reason
@@ -173,6 +174,7 @@ class Loader:
             pool.reserve(chain)
             plugin = Plugin(manifest, files.wasm, files.config, pool)
             self._table.add(plugin)
+            self._services.websockets.admit(SocketGuest(self._runner, self._services, plugin))
         except BaseException:
             started.worker.end()
             raise
@@ -189,6 +191,7 @@ class Loader:
             started.worker.end()
             with suppress(PluginNotFound):  # somebody may have unloaded it meanwhile
                 self._table.remove(plugin.id)
+            self._services.websockets.dismiss(plugin.id)  # it may have connected before it failed
             plugin.pool.abandon()
             raise
         plugin.pool.adopt(started.worker)
@@ -208,6 +211,7 @@ class Loader:
             RestartBudget(RestartPolicy.of(self._config.restart)),
             start_timeout_seconds=self._config.calls.start_timeout,
             max_extra_instances=self._config.calls.max_extra_instances,
+            on_restarted=lambda: self._services.websockets.greet(started.manifest.id),
         )
 
     def _start_again(self, files: PluginFiles, plugin_id: str, sha256: str, frame: Frame) -> Worker:

@@ -17,7 +17,7 @@ from platformdirs import user_data_path
 from isoplug.shared.errors import SetupError
 from isoplug.supervisor.files import reason
 
-__all__ = ["state_dir_for"]
+__all__ = ["check_out_of_reach", "state_dir_for"]
 
 
 def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Path | None = None) -> Path:
@@ -45,6 +45,16 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Pa
             f"cannot make the state folder {where}: {reason(error)}; choose a writable place with state_dir="
         ) from error
     return folder
+
+
+def check_out_of_reach(file: Path, argument: str, workspace: Path | None, plugins_dir: Path | None) -> None:
+    """For a file that the host keeps elsewhere. Raises SetupError when plugins may get at it: when it lies in the
+    workspace or in ``plugins_dir``."""
+    for folder in (workspace, plugins_dir):
+        if folder is not None and _is_within(_resolved(file), _resolved(folder)):
+            raise SetupError(
+                f"{argument} {str(file)!r} lies in {str(folder)!r}, within plugins' reach; move it outside"
+            )
 
 
 def _default(owner: Path | None) -> Path:

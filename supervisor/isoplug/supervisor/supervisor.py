@@ -20,18 +20,29 @@ from isoplug.shared.errors import (
     SupervisorClosed,
 )
 from isoplug.supervisor.assembly import (
+    address_policy,
     configured,
     default_checker,
+    default_http,
+    default_namespaces,
+    default_runtime_context,
+    default_secrets,
+    default_sockets,
     default_storage,
     engine,
     existing_folder,
     guarded_filesystem,
     is_foreign,
+    own_secrets,
+    runtime_folder,
+    socket_desk,
+    wasi_runner,
 )
 from isoplug.supervisor.calls import Frame
 from isoplug.supervisor.calls.commands import parse_json
 from isoplug.supervisor.config import Config, load_config
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.egress import HttpClient, Lookups, NetLoop
 from isoplug.supervisor.events import Mailbox, encode_event
 from isoplug.supervisor.files import read_bounded, reason
 from isoplug.supervisor.host import (
@@ -41,17 +52,19 @@ from isoplug.supervisor.host import (
     NoOfferedFiles,
     RuntimeContext,
     Services,
-    WorkspaceContext,
 )
 from isoplug.supervisor.loader import PluginFiles
 from isoplug.supervisor.machine import check_platform
+from isoplug.supervisor.namespaces import NamespaceProvider
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.permissions import Checker
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
 from isoplug.supervisor.pool import Chain, Worker
+from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
+from isoplug.supervisor.websockets import WebSockets
 from isoplug.supervisor.workspace import FileSystem
 
 __all__ = ["OfferedFiles", "Supervisor"]
@@ -87,7 +100,8 @@ class Supervisor:
         app_version: what a plugin's ``min_app_version`` is compared with.
         call_timeout: seconds a call may take when the caller says nothing.
         config: everything else; the arguments above win over it.
-        filesystem, storage, permissions, events, files, runtime_context: a host's own services.
+        filesystem, storage, secrets, permissions, events, files, runtime_context, http, namespaces, websockets: a
+            host's own services.
 
     Raises:
         SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.
@@ -108,10 +122,14 @@ class Supervisor:
         config: Config | None = None,
         filesystem: FileSystem | None = None,
         storage: Storage | None = None,
+        secrets: Secrets | None = None,
         permissions: Checker | None = None,
         events: EventSink | None = None,
         files: FileSource | None = None,
         runtime_context: RuntimeContext | None = None,
+        http: HttpClient | None = None,
+        namespaces: NamespaceProvider | None = None,
+        websockets: WebSockets | None = None,
     ) -> None:
         check_platform()
         self._config = configured(
@@ -125,29 +143,58 @@ class Supervisor:
         )
         self._closing = threading.RLock()  # held while closing; a signal handler may close in the midst of it
         self._is_closed = False
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._mailboxes: dict[str, Mailbox[bytes]] = {}
         with ExitStack() as cleanup:
             folder = existing_folder(self._config.workspace, "workspace")
             plugins = existing_folder(self._config.plugins_dir, "plugins_dir")
             guarded, index = guarded_filesystem(self._config, folder, plugins, filesystem, cleanup)
+            network, policy, lookups = NetLoop(), address_policy(self._config), Lookups()
+            cleanup.callback(network.close)
+            runtime = runtime_folder(cleanup)
+            client = http or default_http(self._config, network, policy, lookups)
+            checker = permissions or default_checker(folder, index)
+            context = runtime_context or default_runtime_context(self._config, folder, checker)
             services = Services(
-                permissions=permissions or default_checker(folder, index),
+                permissions=checker,
                 storage=storage or default_storage(self._config, folder, plugins, cleanup),
+                secrets=own_secrets(secrets) if secrets else default_secrets(self._config, folder, plugins, cleanup),
                 events=events or LogSink(),
                 files=files or NoOfferedFiles(),
-                runtime_context=runtime_context or WorkspaceContext(folder),
+                runtime_context=context,
+                http=client,
+                websockets=socket_desk(
+                    self._config, checker, websockets or default_sockets(self._config, network, policy, lookups)
+                ),
+                namespaces=namespaces or default_namespaces(self._config, folder, plugins, context, client, cleanup),
+                wasi=wasi_runner(self._config, runtime, cleanup),
                 filesystem=guarded,
                 root_index=index.path,
                 workspace=folder,
                 storage_quota_bytes=self._config.limits.storage_quota,
                 frame_bytes=self._config.limits.frame,
-                may_block=any(map(is_foreign, (filesystem, storage, permissions, events, files, runtime_context))),
+                # A keyring may ask a person for a password when the first secret comes.
+                may_block=self._config.secrets.key_source == "keyring"
+                or any(
+                    is_foreign(own)
+                    for own in (
+                        filesystem,
+                        storage,
+                        secrets,
+                        permissions,
+                        events,
+                        files,
+                        runtime_context,
+                        http,
+                        namespaces,
+                        websockets,
+                    )
+                ),
             )
             if index.reason:
                 _log.warning("workspace.no_root_index", reason=index.reason)
             self._services = services
             self._table = PluginTable()
-            self._runner, self._loader = engine(self._config, services, self._table, cleanup)
+            self._runner, self._loader = engine(self._config, runtime, services, self._table, cleanup)
             _alive.add(self)
             cleanup.callback(self._end_plugins)
             self._load_errors = {} if plugins is None else self._loader.load_all(plugins)
@@ -182,7 +229,7 @@ class Supervisor:
             plugin = self._loader.load_one(files)
             self._add_mailbox(plugin)
             if self._is_closed:  # closing did not wait so long, and may have looked for plugins before this was one
-                self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
+                self._part_with(plugin)
                 raise SupervisorClosed(plugin.id)
             return plugin
 
@@ -194,7 +241,7 @@ class Supervisor:
         mailbox = self._mailboxes.pop(plugin_id, None)
         if mailbox is not None:  # there is none yet while the plugin is being loaded
             mailbox.close()
-        self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
+        self._part_with(plugin)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -359,6 +406,7 @@ class Supervisor:
                 for mailbox in tuple(self._mailboxes.values()):
                     mailbox.flush(deadline)
                     mailbox.close()
+                self._hush_sockets()
                 self._runner.drain(deadline)
             finally:  # a second Ctrl-C ends the waiting, not the cleaning up
                 self._cleanup.close()
@@ -378,6 +426,7 @@ class Supervisor:
             self._is_closed = True
             self._closing = threading.RLock()  # another thread of the parent may have held it
             self._loader.let_go()
+            self._services.wasi.let_go()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -408,10 +457,25 @@ class Supervisor:
     def _read_offers(self, files: OfferedFiles | None) -> dict[str, bytes]:
         return {key: _offer(key, value, self._config.limits.frame) for key, value in (files or {}).items()}
 
+    def _hush_sockets(self) -> None:
+        for plugin_id in self._table.snapshot():
+            self._services.websockets.hush(plugin_id)
+
+    def _part_with(self, plugin: Plugin) -> None:
+        self._services.websockets.hush(plugin.id)
+        try:
+            self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
+        finally:
+            self._services.websockets.dismiss(plugin.id)
+
     def _end_plugins(self) -> None:
         deadline = Deadline.after(self._config.calls.shutdown_timeout)
-        for plugin in self._table.snapshot().values():
-            self._end_plugin(plugin, deadline)
+        self._hush_sockets()
+        try:
+            for plugin in self._table.snapshot().values():
+                self._end_plugin(plugin, deadline)
+        finally:
+            self._services.websockets.close()
 
     def _end_plugin(self, plugin: Plugin, deadline: Deadline) -> None:
         def farewell(worker: Worker) -> None:

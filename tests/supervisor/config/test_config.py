@@ -10,16 +10,35 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from isoplug.shared.errors import SetupError
-from isoplug.supervisor.config import Calls, Config, Limits, Restart, describe_problems, load_config
+from isoplug.supervisor.config import (
+    Calls,
+    Config,
+    Http,
+    Limits,
+    Namespaces,
+    Restart,
+    SecretsKey,
+    Server,
+    Wasi,
+    Websockets,
+    describe_problems,
+    load_config,
+)
 
 CONFIGS = Path(__file__).parents[3] / "configs"
-SECTIONS: dict[str, type[Calls] | type[Restart] | type[Limits]] = {
+SECTIONS: dict[str, type[BaseModel]] = {
     "calls": Calls,
     "restart": Restart,
     "limits": Limits,
+    "http": Http,
+    "websockets": Websockets,
+    "server": Server,
+    "secrets": SecretsKey,
+    "namespaces": Namespaces,
+    "wasi": Wasi,
 }
 
 
@@ -220,6 +239,26 @@ def test_wrong_values_of_any_kind_are_described_in_one_line_each(values: dict[st
         problems, count = describe_problems(error), error.error_count()
     assert len(problems) == count
     assert all(": " in problem and len(problem) < 400 for problem in problems)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('key_source = "vault"', "secrets.key_source: should be 'file', 'env' or 'keyring', not 'vault'"),
+        ('key_source = "keyring"\nkey_file = "k"', 'key_file says nothing to the key_source "keyring"'),
+        ('key_env = ""', "secrets.key_env: must be the name of an environment variable"),
+        ('key_env = "A=B"', "secrets.key_env: must be the name of an environment variable"),
+        ('key_file = ""', "secrets.key_file: must be a path"),
+        ('key = "x"', "did you mean 'secrets.key_"),
+    ],
+)
+def test_mistakes_about_the_key_of_the_secrets_are_told(file: Path, text: str, words: str) -> None:
+    assert words in complaint(file, f"[secrets]\n{text}\n")
+
+
+def test_the_key_file_of_a_file_starts_at_its_folder(file: Path) -> None:
+    file.write_text('[secrets]\nkey_file = "secrets.key"\n')
+    assert load_config(file).secrets.key_file == file.parent / "secrets.key"
 
 
 # --- in Python ----------------------------------------------------------------------------------------------

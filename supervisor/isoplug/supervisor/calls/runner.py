@@ -34,6 +34,7 @@ from isoplug.supervisor.permissions import Permission
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
 from isoplug.supervisor.pool import Chain, LeaseBook, Worker
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
+from isoplug.supervisor.websockets import WorkerReplaced
 
 __all__ = ["CallRunner"]
 
@@ -113,15 +114,24 @@ class CallRunner:
             raise CommandNotFound(plugin.id, command) from None  # declared, but the guest has no handle_command
         return decode_answer(plugin.id, command, output)
 
-    def call(self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None = None) -> bytes:
-        """One call in a leased worker; ``doing`` says in messages what it is, by default the export.
+    def call(
+        self,
+        plugin: Plugin,
+        export: str,
+        data: bytes,
+        frame: Frame,
+        doing: str | None = None,
+        instance: int | None = None,
+    ) -> bytes:
+        """One call in a leased worker; ``doing`` says in messages what it is, by default the export. ``instance``: only
+        in this one, see ``Pool.instance``; WorkerReplaced is raised instead of calling another.
 
         Raises what SPEC section 11 lists; afterwards the worker is back or replaced.
         """
         plugin.counters.begin()
         try:
-            return self._call_leased(plugin, export, data, frame, doing)
-        except CommandNotFound:
+            return self._call_leased(plugin, export, data, frame, doing, instance)
+        except (CommandNotFound, WorkerReplaced):
             raise  # an optional export that is missing is no failure
         except BaseException:
             plugin.counters.fail()
@@ -142,13 +152,18 @@ class CallRunner:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _call_leased(self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None) -> bytes:
+    def _call_leased(
+        self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None, instance: int | None
+    ) -> bytes:
         try:
             lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
         except CallCancelled:
             if self._is_closing:  # it was ``drain`` that cancelled it
                 raise SupervisorClosed(plugin.id) from None
             raise
+        if instance is not None and instance != plugin.pool.instance:
+            lease.release()
+            raise WorkerReplaced
         try:
             output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
         except _WorkerLost as lost:

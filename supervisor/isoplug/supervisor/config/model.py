@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -27,7 +27,20 @@ from isoplug.supervisor.config.values import parse_duration, parse_size, parse_v
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
-__all__ = ["Calls", "Config", "FromFile", "Limits", "Restart", "unit_of"]
+__all__ = [
+    "Calls",
+    "Config",
+    "FromFile",
+    "Http",
+    "Limits",
+    "Namespaces",
+    "Restart",
+    "SecretsKey",
+    "Server",
+    "Wasi",
+    "Websockets",
+    "unit_of",
+]
 
 KIB: Final = 1 << 10
 MIB: Final = 1 << 20
@@ -87,6 +100,18 @@ def _root_index(value: Any) -> Any:
         value = Path(value if "\0" not in value else "")  # without a name, and refused for it below
     if isinstance(value, Path) and (value.is_absolute() or ".." in value.parts or not value.name):
         raise ValueError('must be a file name relative to the workspace, such as "README.md"')
+    return value
+
+
+def _names(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):  # TOML has no tuples
+        raise ValueError('must be a list of text, such as ["localhost"]')
+    return tuple(value)
+
+
+def _variable(value: str) -> str:
+    if not value or "=" in value or "\0" in value:
+        raise ValueError('must be the name of an environment variable, such as "ISOPLUG_SECRETS_KEY"')
     return value
 
 
@@ -172,6 +197,8 @@ class Limits(_Section):
     """Events waiting for one plugin."""
     storage_quota: Size = Field(default=1 * MIB, le=1 * GIB)
     """All values of one plugin together, unless its rule says otherwise (SPEC section 7)."""
+    namespace_quota: Size = Field(default=256 * MIB, le=1024 * GIB)
+    """All embedded namespaces of one plugin together."""
 
     @model_validator(mode="after")
     def _check_memory(self) -> Self:
@@ -181,6 +208,86 @@ class Limits(_Section):
                 "of which it is a part; raise process_memory or lower wasm_memory"
             )
         return self
+
+
+class Http(_Section):
+    """``[http]``: requests of plugins, and their WebSockets."""
+
+    allow_private: Annotated[tuple[str, ...], BeforeValidator(_names)] = ()
+    """Hosts as they stand in URLs, such as ``localhost`` or ``10.0.0.5``, that may be reached although they are this
+    machine or a neighbour. Each plugin needs its ``http_requests`` permission all the same."""
+    max_response: Size = Field(default=8 * MIB, le=1 * GIB)
+    """Largest body of an answer, decompressed. Its JSON, in which it stands twice, has to fit into ``limits.frame``."""
+
+
+class Websockets(_Section):
+    """``[websockets]``: connections of plugins, one each."""
+
+    message: Size = Field(default=16 * MIB, le=1 * GIB)
+    """Largest message, in either direction; as many bytes may wait to be sent, and as many to be delivered. A frame has
+    to hold it, so ``limits.frame`` bounds it as well."""
+    queue: int = Field(default=1000, ge=1, le=1_000_000)
+    """Messages that may wait to be sent, and to be delivered. A server that sends more has to wait."""
+    ping: Duration = 30.0
+    """Between two pings. A server that acknowledges nothing for twice as long counts as gone."""
+    reconnect_initial: Duration = 1.0
+    """Before the first attempt after a loss; 1.5 times as long before each further one."""
+    reconnect_max: Duration = 30.0
+
+    @model_validator(mode="after")
+    def _check_reconnect(self) -> Self:
+        if self.reconnect_initial > self.reconnect_max:
+            raise ValueError(
+                f"reconnect_initial ({self.reconnect_initial:g} s) is longer than reconnect_max "
+                f"({self.reconnect_max:g} s); raise reconnect_max or lower reconnect_initial"
+            )
+        return self
+
+
+class Server(_Section):
+    """``[server]``: the host's own server, for ``host_proxy_request`` and the runtime context."""
+
+    url: str | None = None
+    """None: there is none."""
+    auth_token_env: str = Field(default="ISOPLUG_AUTH_TOKEN", min_length=1)
+    """The environment variable that holds the Bearer token. The token itself never stands in a file."""
+
+
+class SecretsKey(_Section):
+    """``[secrets]``: where the key is with which secrets are encrypted. It is made with the first secret."""
+
+    key_source: Literal["file", "env", "keyring"] = "file"
+    """A file, an environment variable, or the system's keyring (needs the extra ``isoplug[keyring]``)."""
+    key_file: HostPath | None = None
+    """For the source ``file``. None: ``secrets.key`` in the state folder."""
+    key_env: Annotated[str, AfterValidator(_variable)] = "ISOPLUG_SECRETS_KEY"
+    """For the source ``env``: the variable that holds base64 of 32 bytes."""
+
+    @model_validator(mode="after")
+    def _check_key_file(self) -> Self:
+        if self.key_file is not None and self.key_source != "file":
+            raise ValueError(f'key_file says nothing to the key_source "{self.key_source}"; remove one of the two')
+        return self
+
+
+class Wasi(_Section):
+    """``[wasi]``: bounds of the programs that plugins run (needs the extra ``isoplug[wasi]``). Sizes in bytes."""
+
+    memory: Size = Field(default=512 * MIB, ge=16 * MIB, le=4 * GIB)
+    """Of one program, and of compiling it: a module of 10 MiB needs 200 MiB for that."""
+    output: Size = Field(default=8 * MIB, le=1 * GIB)
+    """Of its standard output, and of its standard error."""
+    scratch: Size = Field(default=64 * MIB, le=64 * GIB)
+    """Disk space of its folder, the files that it is given included."""
+    runs: int = Field(default=4, ge=1, le=64)
+    """Programs that run at the same time; further ones wait for their turn."""
+
+
+class Namespaces(_Section):
+    """``[namespaces]``: where plugins' namespaces are."""
+
+    provider: Literal["embedded", "server"] = "embedded"
+    """In the state folder, private to each plugin; or on the runtime context's server (``[server]``)."""
 
 
 class Config(_Section):
@@ -199,6 +306,12 @@ class Config(_Section):
     calls: Calls = Calls()
     restart: Restart = Restart()
     limits: Limits = Limits()
+    http: Http = Http()
+    websockets: Websockets = Websockets()
+    server: Server = Server()
+    secrets: SecretsKey = SecretsKey()
+    namespaces: Namespaces = Namespaces()
+    wasi: Wasi = Wasi()
 
     def override(self, **changes: Any) -> Config:
         """A copy with these fields replaced, validated again (``model_copy`` would not).

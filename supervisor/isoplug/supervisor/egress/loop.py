@@ -8,6 +8,7 @@ coroutine closes its socket before ``run`` returns.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import threading
 from collections.abc import Coroutine
@@ -35,10 +36,16 @@ class NetLoop:
 
     def run(self, caller: Caller, work: Coroutine[Any, Any, _T]) -> _T:
         """The coroutine's result. Raises what it raises, and ServiceError when the caller stops waiting first."""
-        running = self.spawn(_while_awaited(caller, work))
+        try:
+            running = self.spawn(_while_awaited(caller, work))
+        except BaseException:
+            work.close()
+            raise
         try:
             return running.result()
         except CancelledError:
+            if inspect.getcoroutinestate(work) == inspect.CORO_CREATED:  # the loop ended before it began
+                work.close()
             raise SupervisorClosed(caller.plugin_id) from None
         except BaseException:  # an interrupt of the caller's thread
             running.cancel()

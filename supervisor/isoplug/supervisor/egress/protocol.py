@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
+from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.caller import Caller
 
 __all__ = ["Headers", "HttpClient", "HttpRequest", "HttpResponse"]
@@ -12,15 +14,32 @@ __all__ = ["Headers", "HttpClient", "HttpRequest", "HttpResponse"]
 #: Names and values in order; a name may stand there more than once.
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110, section 5.6.2
+_NOT_IN_VALUES = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """``url`` is absolute, ``http`` or ``https``, with a host and without user-info or fragment."""
+    """``url`` is absolute, ``http`` or ``https``, with a host and without user-info or fragment.
+
+    ``may_be_private``: the host program itself named the URL's host (its server), which so may be this machine or a
+    neighbour. Method and headers cannot hold what would end a line; making a request of such raises ServiceError.
+    """
 
     method: str
     url: str
-    headers: Headers = ()
-    body: bytes = b""
+    headers: Headers = field(default=(), repr=False)  # they hold credentials
+    body: bytes = field(default=b"", repr=False)
+    may_be_private: bool = False
+
+    def __post_init__(self) -> None:
+        if not _TOKEN.fullmatch(self.method):
+            raise ServiceError("the method is not a word such as GET")
+        for name, value in self.headers:
+            if not _TOKEN.fullmatch(name):
+                raise ServiceError(f"the header name {name[:100]!r} is not one")
+            if _NOT_IN_VALUES.search(value):
+                raise ServiceError(f"the value of the header {name!r} contains a control character")
 
 
 @dataclass(frozen=True, slots=True)

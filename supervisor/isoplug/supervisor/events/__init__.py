@@ -1,8 +1,8 @@
-"""Events from the host to guests: which there are, and one mailbox a plugin that delivers them in order."""
+"""Events from the host to guests: which there are, and the mailbox that delivers them in order."""
 
 from __future__ import annotations
 
 from isoplug.supervisor.events.kinds import EVENT_KINDS, encode_event
-from isoplug.supervisor.events.mailbox import Mailbox
+from isoplug.supervisor.events.mailbox import Mailbox, Paused
 
-__all__ = ["EVENT_KINDS", "Mailbox", "encode_event"]
+__all__ = ["EVENT_KINDS", "Mailbox", "Paused", "encode_event"]

@@ -1,47 +1,71 @@
-"""The events that wait for one plugin."""
+"""What waits for one plugin, and the thread that delivers it."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
 from collections.abc import Callable
+from typing import Generic, TypeVar
 
 from isoplug.shared.errors import PluginError
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.logs import get_logger
 
-__all__ = ["Mailbox"]
+__all__ = ["Mailbox", "Paused"]
 
+_T = TypeVar("_T")
 _log = get_logger(__name__)
 
 
-class Mailbox:
+class Paused(Exception):
+    """For ``deliver``: not now. The item stays the first, and nothing is delivered until ``resume``."""
+
+
+class Mailbox(Generic[_T]):
     """A bounded queue, and a thread while there is something in it: ``post`` never waits for a guest.
 
-    ``deliver`` makes the call. An event whose call fails is logged and gone, it is not replayed: it may have been what
-    killed the worker. An event that never reached a worker (``retryable``) stays the first in the queue.
+    ``deliver`` makes the call. An item whose call fails is logged and gone, it is not replayed: it may have been what
+    killed the worker. An item that never reached a worker (``retryable``) stays the first in the queue. ``what`` names
+    the items in logs.
     """
 
-    def __init__(self, plugin_id: str, deliver: Callable[[bytes], None], bound: int) -> None:
+    def __init__(self, plugin_id: str, deliver: Callable[[_T], None], bound: int, what: str = "event") -> None:
         self._plugin_id = plugin_id
         self._deliver = deliver
         self._bound = bound
-        self._events: deque[bytes] = deque()
+        self._what = what
+        self._items: deque[_T] = deque()
         self._changed = threading.Condition()
         self._is_running = False
+        self._is_paused = False
+        self._resumptions = 0
         self._is_closed = False
 
-    def post(self, event: bytes) -> bool:
-        """False when the queue is full or closed, or no thread can be had: the event is dropped, and that is logged."""
+    def post(self, item: _T) -> bool:
+        """False when the queue is full or closed, or no thread can be had: the item is dropped, and that is logged."""
         with self._changed:
-            if self._is_closed or len(self._events) >= self._bound:
-                _log.warning("event.dropped", plugin=self._plugin_id, waiting=len(self._events))
+            if self._is_closed or len(self._items) >= self._bound:
+                self._log_dropped(len(self._items))
                 return False
-            self._events.append(event)
-            if not self._is_running and not self._start():
-                self._events.pop()
+            self._items.append(item)
+            if not self._start():
+                self._items.pop()
                 return False
             return True
+
+    def discard(self, is_unwanted: Callable[[_T], bool]) -> list[_T]:
+        """Take these out of the queue; they are returned in order."""
+        with self._changed:
+            unwanted = [item for item in self._items if is_unwanted(item)]
+            self._items = deque(item for item in self._items if not is_unwanted(item))
+            return unwanted
+
+    def resume(self) -> None:
+        """What made ``deliver`` raise Paused has passed."""
+        with self._changed:
+            self._resumptions += 1
+            self._is_paused = False
+            self._start()
 
     def flush(self, deadline: Deadline) -> bool:
         """Wait until everything posted so far has been handled; False at the deadline."""
@@ -49,18 +73,25 @@ class Mailbox:
             return self._changed.wait_for(lambda: not self._is_running, deadline.remaining_seconds())
 
     def close(self) -> None:
-        """Drop what is left and accept nothing more. An event in delivery ends with its call."""
+        """Drop what is left and accept nothing more. An item in delivery ends with its call."""
         with self._changed:
             self._is_closed = True
-            if self._events:
-                _log.warning("event.dropped", plugin=self._plugin_id, waiting=len(self._events))
-            self._events.clear()
+            if self._items:
+                self._log_dropped(len(self._items))
+            self._items.clear()
+
+    def _log_dropped(self, waiting: int, **facts: str) -> None:
+        _log.warning(f"{self._what}.dropped", plugin=self._plugin_id, waiting=waiting, **facts)
 
     def _start(self) -> bool:
+        """False when a thread is needed and cannot be had. Call with the lock held."""
+        if self._is_running or self._is_paused or not self._items:
+            return True
         try:
-            threading.Thread(target=self._run, name=f"isoplug-events-{self._plugin_id}", daemon=True).start()
+            name = f"isoplug-{self._what}s-{self._plugin_id}"
+            threading.Thread(target=self._run, name=name, daemon=True).start()
         except RuntimeError as error:  # no threads left, or the interpreter is ending
-            _log.warning("event.dropped", plugin=self._plugin_id, waiting=len(self._events) - 1, reason=str(error))
+            self._log_dropped(len(self._items) - 1, reason=str(error))
             return False
         self._is_running = True
         return True
@@ -68,21 +99,31 @@ class Mailbox:
     def _run(self) -> None:
         while True:
             with self._changed:
-                if not self._events:
+                if not self._items or self._is_paused:
                     self._is_running = False
                     self._changed.notify_all()
                     return
-                event = self._events.popleft()
+                item = self._items.popleft()
+                resumptions = self._resumptions
             try:
-                self._deliver(event)
+                self._deliver(item)
+            except Paused:
+                self._pause(item, resumptions)
             except PluginError as error:
-                self._failed(event, error)
-            except Exception:  # noqa: BLE001  a fault of ours must not stop the events behind it
-                _log.exception("event.failed", plugin=self._plugin_id)
+                self._failed(item, error)
+            except Exception:  # noqa: BLE001  a fault of ours must not stop what waits behind it
+                _log.exception(f"{self._what}.failed", plugin=self._plugin_id)
 
-    def _failed(self, event: bytes, error: PluginError) -> None:
+    def _pause(self, item: _T, resumptions: int) -> None:
+        with self._changed:
+            if self._is_closed:
+                return
+            self._items.appendleft(item)
+            self._is_paused = self._resumptions == resumptions  # unless it was resumed in the meantime
+
+    def _failed(self, item: _T, error: PluginError) -> None:
         with self._changed:
             if error.retryable and not self._is_closed:
-                self._events.appendleft(event)
+                self._items.appendleft(item)
                 return
-        _log.warning("event.failed", plugin=self._plugin_id, code=error.code, reason=str(error))
+        _log.warning(f"{self._what}.failed", plugin=self._plugin_id, code=error.code, reason=str(error))

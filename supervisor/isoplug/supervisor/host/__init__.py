@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
-from isoplug.supervisor.host import clock, commands, events, files, runtime, storage, unavailable
+from isoplug.supervisor.host import (
+    clock,
+    commands,
+    events,
+    files,
+    http,
+    namespaces,
+    proxy,
+    runtime,
+    secrets,
+    storage,
+    wasi,
+    websockets,
+)
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.defaults import LogSink, NoOfferedFiles, NoStorage, WorkspaceContext, for_nobody
+from isoplug.supervisor.host.defaults import (
+    LogSink,
+    NoHttp,
+    NoOfferedFiles,
+    NoSecrets,
+    NoStorage,
+    WorkspaceContext,
+    for_nobody,
+    no_sockets,
+)
 from isoplug.supervisor.host.registry import HOST_FUNCTIONS, GuestAbort, HostFunction
 from isoplug.supervisor.host.services import EventSink, FileSource, RuntimeContext, Services
 
@@ -16,7 +38,9 @@ __all__ = [
     "HostContext",
     "HostFunction",
     "LogSink",
+    "NoHttp",
     "NoOfferedFiles",
+    "NoSecrets",
     "NoStorage",
     "RuntimeContext",
     "Services",
@@ -26,7 +50,13 @@ __all__ = [
     "events",
     "files",
     "for_nobody",
+    "http",
+    "namespaces",
+    "no_sockets",
+    "proxy",
     "runtime",
+    "secrets",
     "storage",
-    "unavailable",
+    "wasi",
+    "websockets",
 ]

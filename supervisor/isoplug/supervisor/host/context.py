@@ -48,6 +48,12 @@ class HostContext:
         """Raises ServiceError for everything that does not name something inside the workspace."""
         return WorkspacePath.parse(text, self.services.workspace)
 
+    @property
+    def storage_quota_bytes(self) -> int:
+        """For all values of the plugin together: what its rule says, else the configuration."""
+        own = self.services.permissions.storage_quota_bytes(self.plugin_id)
+        return self.services.storage_quota_bytes if own is None else own
+
     def check_deadline(self) -> None:
         """For loops over many files: raises ServiceError when the call's time is up."""
         if self.caller.deadline.has_passed:

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from isoplug.supervisor.egress import HttpClient
+from isoplug.supervisor.namespaces import NamespaceProvider
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Checker
+from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
+from isoplug.supervisor.wasi import WasiRunner
+from isoplug.supervisor.websockets import Desk
 from isoplug.supervisor.workspace import FileSystem, WorkspacePath
 
 __all__ = ["EventSink", "FileSource", "RuntimeContext", "Services"]
@@ -39,7 +44,8 @@ class RuntimeContext(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """Everything that guests reach through their supervisor. ``filesystem`` is None when there is no workspace.
+    """Everything that guests reach through their supervisor. ``filesystem`` is None when there is no workspace,
+    ``namespaces`` when nothing says where they should be kept.
 
     ``may_block``: some of it is the host's own code, which may take longer than a call has; it then runs in a thread of
     its own, which a call can leave behind at its deadline.
@@ -47,9 +53,14 @@ class Services:
 
     permissions: Checker
     storage: Storage
+    secrets: Secrets
     events: EventSink
     files: FileSource
     runtime_context: RuntimeContext
+    http: HttpClient
+    websockets: Desk
+    namespaces: NamespaceProvider | None
+    wasi: WasiRunner
     filesystem: FileSystem | None
     root_index: WorkspacePath | None
     workspace: Path | None

@@ -36,7 +36,4 @@ def _storage_set(context: HostContext, request: _Set) -> None:
         value = base64.b64decode(request.data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ServiceError(f"malformed input: data: not base64 ({error})") from error
-    quota_bytes = context.services.permissions.storage_quota_bytes(context.plugin_id)
-    if quota_bytes is None:
-        quota_bytes = context.services.storage_quota_bytes
-    context.services.storage.set(context.plugin_id, request.key, value, quota_bytes)
+    context.services.storage.set(context.plugin_id, request.key, value, context.storage_quota_bytes)

@@ -86,6 +86,7 @@ class Pool:
         *,
         start_timeout_seconds: float,
         max_extra_instances: int,
+        on_restarted: Callable[[], None] = lambda: None,
     ) -> None:
         self._plugin_id = plugin_id
         self._start = start
@@ -93,6 +94,7 @@ class Pool:
         self._budget = budget
         self._start_timeout_seconds = start_timeout_seconds
         self._max_extra_instances = max_extra_instances
+        self._on_restarted = on_restarted
         self._changed = threading.Condition(book.lock)
         self._worker: Worker | None = None
         self._extras: set[Worker] = set()
@@ -225,6 +227,11 @@ class Pool:
             if self._worker is None:
                 return State.STARTING
             return State.BUSY if self.holder is not None else State.READY
+
+    @property
+    def instance(self) -> int:
+        """Which one the pool's own worker is. It stays the same as long as that is leased."""
+        return self.restarts
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
@@ -397,4 +404,5 @@ class Pool:
         if worker is None:
             return
         _log.info("worker.restarted", plugin=self._plugin_id, pid=worker.pid)
+        self._on_restarted()
         worker.process.exited.add_done_callback(lambda _: self._on_exit(worker))

@@ -784,6 +784,130 @@ static bool ip_command(ip_str plugin_id, ip_str command, ip_str params, ip_str *
     return is_success;
 }
 
+/* ip_request_file: bytes that the host offers under a key; false when there are none. */
+static bool ip_request_file(ip_str key, ip_str *out) {
+    *out = ip_host(host_request_file, ip_object("key", key));
+    return out->len != 0;
+}
+
+/* ---- network ----------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int64_t status; /* 0 when there is no answer */
+    ip_str headers; /* JSON object */
+    ip_str body;    /* bytes; without an answer, why not */
+} ip_http_reply;
+
+static bool ip_http_answer(ip_host_function *function, const ip_buffer *request, ip_http_reply *reply) {
+    ip_str answer = ip_host(function, ip_text(request));
+    reply->status = ip_get_int(answer, "status", 0);
+    reply->headers = ip_get(answer, "headers");
+    if (reply->status && ip_from_base64(ip_get_text(answer, "body_base64"), &reply->body)) return true;
+    reply->status = 0;
+    reply->body = ip_get_text(answer, "error");
+    return false;
+}
+
+/* ip_http: an HTTP request. `headers` is a JSON object, empty for none; `body` is any bytes. True when a server
+ * answered, with whatever status. */
+static bool ip_http(const char *method, ip_str url, ip_str headers, ip_str body, ip_http_reply *reply) {
+    ip_buffer b = {0};
+    ip_put_open(&b, '{');
+    ip_put_text_field(&b, "url", url);
+    ip_put_text_field(&b, "method", ip_s(method));
+    ip_put_raw_field(&b, "headers", headers.len ? headers : ip_s("{}"));
+    if (body.len) ip_put_text_field(&b, "body_base64", ip_to_base64(body));
+    ip_put_close(&b, '}');
+    return ip_http_answer(host_http_request, &b, reply);
+}
+
+/* ip_http_get, ip_http_post: the common ones. */
+static bool ip_http_get(ip_str url, ip_http_reply *reply) {
+    return ip_http("GET", url, (ip_str){0}, (ip_str){0}, reply);
+}
+static bool ip_http_post(ip_str url, const char *content_type, ip_str body, ip_http_reply *reply) {
+    return ip_http("POST", url, ip_object("content-type", ip_s(content_type)), body, reply);
+}
+
+/* ip_proxy: POST JSON to a service that the host's server passes on to, with the server's credentials. An empty `path`
+ * is the service itself. */
+static bool ip_proxy(ip_str proxy_id, ip_str path, ip_str json, ip_http_reply *reply) {
+    ip_buffer b = {0};
+    ip_put_open(&b, '{');
+    ip_put_text_field(&b, "proxy_id", proxy_id);
+    if (path.len) ip_put_text_field(&b, "path", path);
+    ip_put_text_field(&b, "body", json);
+    ip_put_close(&b, '}');
+    return ip_http_answer(host_proxy_request, &b, reply);
+}
+
+static bool ip_ws(ip_str request, ip_str *error) {
+    ip_str answer = ip_host(host_ws_request, request);
+    *error = ip_get_text(answer, "error");
+    return ip_get_bool(answer, "ok");
+}
+
+/* ip_ws_connect: open this plugin's WebSocket, or keep it when it is the same. The exports on_connected,
+ * handle_text_message, handle_binary_message and on_disconnected hear what happens. An empty token is none. */
+static bool ip_ws_connect(ip_str server_url, ip_str workspace_id, ip_str auth_token, ip_str *error) {
+    ip_buffer b = {0};
+    ip_put_open(&b, '{');
+    ip_put_text_field(&b, "type", ip_s("connect"));
+    ip_put_text_field(&b, "server_url", server_url);
+    ip_put_text_field(&b, "workspace_id", workspace_id);
+    if (auth_token.len) ip_put_text_field(&b, "auth_token", auth_token);
+    ip_put_close(&b, '}');
+    return ip_ws(ip_text(&b), error);
+}
+
+/* ip_ws_send_text, ip_ws_send_binary, ip_ws_disconnect: what is sent before the connection stands waits for it. */
+static bool ip_ws_send_text(ip_str text, ip_str *error) {
+    return ip_ws(ip_object2("type", ip_s("send_text"), "text", text), error);
+}
+static bool ip_ws_send_binary(ip_str bytes, ip_str *error) {
+    return ip_ws(ip_object2("type", ip_s("send_binary"), "data", ip_to_base64(bytes)), error);
+}
+static bool ip_ws_disconnect(ip_str *error) { return ip_ws(ip_object("type", ip_s("disconnect")), error); }
+
+/* ---- namespaces -------------------------------------------------------------------------------------------------- */
+
+/* ip_namespace_create: a new namespace; its id, or why not. `metadata` is JSON, empty for none. */
+static bool ip_namespace_create(ip_str metadata, ip_str *id) {
+    ip_buffer b = {0};
+    ip_put_open(&b, '{');
+    if (metadata.len) ip_put_raw_field(&b, "metadata", metadata);
+    ip_put_close(&b, '}');
+    if (!ip_answer(host_namespace_create, ip_text(&b), id)) return false;
+    *id = ip_get_text(*id, "id");
+    return true;
+}
+
+/* ip_namespace_put: store an object. An empty `audience` keeps it private. */
+static bool ip_namespace_put(ip_str id, ip_str key, const char *mime_type, ip_str audience, ip_str bytes, ip_str *error) {
+    ip_buffer b = {0};
+    ip_put_open(&b, '{');
+    ip_put_text_field(&b, "ns_id", id);
+    ip_put_text_field(&b, "key", key);
+    ip_put_text_field(&b, "mime_type", ip_s(mime_type));
+    if (audience.len) ip_put_text_field(&b, "audience", audience);
+    ip_put_text_field(&b, "body_base64", ip_to_base64(bytes));
+    ip_put_close(&b, '}');
+    return ip_answer(host_namespace_put_object, ip_text(&b), error);
+}
+
+/* ip_namespace_get: bytes of an object. */
+static bool ip_namespace_get(ip_str id, ip_str key, ip_str *out) {
+    if (!ip_answer(host_namespace_get_object, ip_object2("ns_id", id, "key", key), out)) return false;
+    if (ip_from_base64(ip_get_text(*out, "data"), out)) return true;
+    *out = ip_s("the host answered no base64");
+    return false;
+}
+
+/* ip_namespace_list: JSON array of what is stored under keys that begin with `prefix`. */
+static bool ip_namespace_list(ip_str id, ip_str prefix, ip_str *out) {
+    return ip_answer(host_namespace_list_objects, ip_object2("ns_id", id, "prefix", prefix), out);
+}
+
 /* ---- commands of this guest -------------------------------------------------------------------------------------- */
 
 typedef struct {

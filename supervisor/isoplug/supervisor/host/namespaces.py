@@ -1,0 +1,314 @@
+"""Namespaces: objects that a person's devices share and audiences may see, on this machine or on a server.
+
+One permission opens all of it: ``http_requests`` for the server's host, or ``plugin_storage`` where the provider keeps
+them here, private to the plugin.
+
+Contents of batches are always base64, also of text. The reference host sends ``text/*`` as text, which guests built
+with older SDKs take for base64, and which loses bytes that are not UTF-8; guests of either age read base64.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
+
+from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
+from isoplug.supervisor.host.context import HostContext
+from isoplug.supervisor.host.registry import Nothing, Request, envelope, host_function, to_json
+from isoplug.supervisor.host.services import RuntimeContext
+from isoplug.supervisor.namespaces import (
+    Audience,
+    Batch,
+    Gate,
+    Namespace,
+    NamespaceProvider,
+    NewObject,
+    ObjectInfo,
+    Server,
+    read_batches,
+)
+from isoplug.supervisor.namespaces.names import check_key, check_keys, check_line, check_mime_type, check_name
+from isoplug.supervisor.permissions import Permission
+
+__all__ = ["diaryx_server"]
+
+_OK: Final = {"ok": True}
+
+#: Of a namespace's metadata. A thousand of them, which is the most that are kept here, fit into one answer.
+_METADATA_BYTES: Final = 16 * 1024
+#: Of a batch call's input: some thousand keys.
+_BATCH_INPUT_BYTES: Final = 1 << 20
+#: What a key of a batch takes in the answer beside its content, apart from the key itself: names of fields, MIME type,
+#: or the reason why there is none.
+_ENTRY_BYTES: Final = 512
+_MAX_U32: Final = 2**32 - 1
+_LINE_BYTES: Final = 1024
+_URL_BYTES: Final = 2048
+
+_Name: TypeAlias = Annotated[str, AfterValidator(partial(check_name, what="ns_id"))]
+_AudienceName: TypeAlias = Annotated[str, AfterValidator(partial(check_name, what="audience"))]
+_Key: TypeAlias = Annotated[str, AfterValidator(check_key)]
+_Line: TypeAlias = Annotated[str, AfterValidator(partial(check_line, what="text", bound_bytes=_LINE_BYTES))]
+_Count: TypeAlias = Annotated[int, Field(ge=0, le=_MAX_U32)]
+
+
+def _gate(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    if not isinstance(value.get("kind"), str):
+        raise ServiceError('malformed input: gates: each is an object with a "kind", such as {"kind": "link"}')
+    return value
+
+
+class _Namespace(Request):
+    ns_id: _Name
+
+
+class _Object(_Namespace):
+    key: _Key
+
+
+class _Audience(_Namespace):
+    audience: _AudienceName
+
+
+class _Create(Request):
+    metadata: JsonValue = None
+
+
+class _Put(_Object):
+    body_base64: str
+    mime_type: Annotated[str, AfterValidator(check_mime_type)]
+    # Guests that have none send an empty one.
+    audience: Annotated[_AudienceName | None, BeforeValidator(lambda value: None if value == "" else value)] = None
+    file_ark: _Line | None = None
+    source_key: _Line | None = None
+    object_key: _Line | None = None
+    is_index: bool | None = None
+
+
+class _Batch(_Namespace):
+    keys: Annotated[list[str], AfterValidator(check_keys)]
+
+
+class _Batches(_Namespace):
+    batches: list[list[str]]
+    max_concurrency: _Count | None = None
+
+
+class _ListObjects(_Namespace):
+    prefix: _Line | None = None
+    limit: _Count | None = None
+    offset: _Count | None = None
+
+
+class _SyncAudience(_Audience):
+    gates: list[Annotated[dict[str, JsonValue], AfterValidator(_gate)]] | None = None
+    access: Literal["public", "token", "private"] | None = None
+
+
+class _SendEmail(_Audience):
+    subject: _Line
+    reply_to: _Line | None = None
+
+
+class _Build(_Namespace):
+    base_url: Annotated[str, AfterValidator(partial(check_line, what="base_url", bound_bytes=_URL_BYTES))] | None = None
+
+
+# --- namespaces ---------------------------------------------------------------------------------------------------
+
+
+@host_function("host_namespace_create", _Create, refuse=envelope, max_input_bytes=_METADATA_BYTES)
+def _create(context: HostContext, request: _Create) -> bytes:
+    return _fitting(context, _namespace_json(_provider(context).create(context.caller, request.metadata)))
+
+
+@host_function("host_namespace_list", Nothing, refuse=envelope)
+def _list(context: HostContext, _: Nothing) -> bytes:
+    return _fitting(context, list(map(_namespace_json, _provider(context).list(context.caller))))
+
+
+@host_function("host_namespace_send_email", _SendEmail, refuse=envelope)
+def _send_email(context: HostContext, request: _SendEmail) -> bytes:
+    sent = _provider(context).send_email(
+        context.caller, request.ns_id, request.audience, request.subject, request.reply_to
+    )
+    return _fitting(context, asdict(sent))
+
+
+@host_function("host_namespace_build", _Build, refuse=envelope)
+def _build(context: HostContext, request: _Build) -> dict[str, bool]:
+    _provider(context).build(context.caller, request.ns_id, request.base_url)
+    return _OK
+
+
+# --- objects ------------------------------------------------------------------------------------------------------
+
+
+@host_function("host_namespace_put_object", _Put, refuse=envelope, max_input_bytes=None)
+def _put_object(context: HostContext, request: _Put) -> dict[str, bool]:
+    try:
+        content = base64.b64decode(request.body_base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ServiceError(f"malformed input: body_base64: not base64 ({error})") from error
+    new = NewObject(
+        request.key,
+        content,
+        request.mime_type,
+        request.audience,
+        request.file_ark,
+        request.source_key,
+        request.object_key,
+        is_index=bool(request.is_index),
+    )
+    _provider(context).put_object(context.caller, request.ns_id, new)
+    return _OK
+
+
+@host_function("host_namespace_get_object", _Object, refuse=envelope)
+def _get_object(context: HostContext, request: _Object) -> dict[str, str]:
+    provider, max_bytes = _provider(context), _room_bytes(context, [request.key])
+    found = provider.get_object(context.caller, request.ns_id, request.key, max_bytes)
+    return {"data": base64.b64encode(found.content).decode("ascii")}
+
+
+@host_function("host_namespace_get_objects_batch", _Batch, refuse=envelope, max_input_bytes=_BATCH_INPUT_BYTES)
+def _get_objects(context: HostContext, request: _Batch) -> bytes:
+    provider, max_bytes = _provider(context), _room_bytes(context, request.keys)
+    found = provider.get_objects(context.caller, request.ns_id, request.keys, max_bytes)
+    return _fitting(context, _batch_json(found))
+
+
+@host_function(
+    "host_namespace_get_objects_batches_concurrent", _Batches, refuse=envelope, max_input_bytes=_BATCH_INPUT_BYTES
+)
+def _get_batches(context: HostContext, request: _Batches) -> bytes:
+    keys = check_keys([key for batch in request.batches for key in batch])
+    provider, max_bytes = _provider(context), _room_bytes(context, keys)
+    concurrency = 4 if request.max_concurrency is None else request.max_concurrency
+    found = read_batches(provider, context.caller, request.ns_id, request.batches, concurrency, max_bytes)
+    return _fitting(context, _batch_json(found))
+
+
+@host_function("host_namespace_delete_object", _Object, refuse=envelope)
+def _delete_object(context: HostContext, request: _Object) -> dict[str, bool]:
+    _provider(context).delete_object(context.caller, request.ns_id, request.key)
+    return _OK
+
+
+@host_function("host_namespace_list_objects", _ListObjects, refuse=envelope)
+def _list_objects(context: HostContext, request: _ListObjects) -> bytes:
+    found = _provider(context).list_objects(
+        context.caller, request.ns_id, prefix=request.prefix or "", limit=request.limit, offset=request.offset or 0
+    )
+    return _fitting(context, list(map(_object_json, found)))
+
+
+# --- audiences ----------------------------------------------------------------------------------------------------
+
+
+@host_function("host_namespace_sync_audience", _SyncAudience, refuse=envelope)
+def _sync_audience(context: HostContext, request: _SyncAudience) -> dict[str, bool]:
+    audience = Audience(request.audience, *_gates(request))
+    _provider(context).set_audience(context.caller, request.ns_id, audience)
+    return _OK
+
+
+@host_function("host_namespace_list_audiences", _Namespace, refuse=envelope)
+def _list_audiences(context: HostContext, request: _Namespace) -> bytes:
+    return _fitting(context, {"audiences": list(_provider(context).list_audiences(context.caller, request.ns_id))})
+
+
+@host_function("host_namespace_delete_audience", _Audience, refuse=envelope)
+def _delete_audience(context: HostContext, request: _Audience) -> dict[str, bool]:
+    _provider(context).delete_audience(context.caller, request.ns_id, request.audience)
+    return _OK
+
+
+# --- inside -------------------------------------------------------------------------------------------------------
+
+
+def diaryx_server(context: RuntimeContext) -> Callable[[str], Server]:
+    """The server that a runtime context names, for ``HttpNamespaces``. Its namespaces are under ``/api``, as its
+    proxies are; a ``server_url`` that ends so is not made longer."""
+
+    def server(plugin_id: str) -> Server:
+        told = context.get(plugin_id)
+        url, token = told.get("server_url"), told.get("auth_token")
+        if not isinstance(url, str) or not url:
+            raise ServiceError("this host has no server; it names one with server.url or its runtime context")
+        base_url = url.rstrip("/").removesuffix("/api") + "/api"
+        return Server(base_url, token if isinstance(token, str) and token else None)
+
+    return server
+
+
+def _provider(context: HostContext) -> NamespaceProvider:
+    """The provider, when the plugin may use it. Raises PermissionDenied, and ServiceError when there is none."""
+    provider = context.services.namespaces
+    if provider is None:
+        raise ServiceError(
+            "this supervisor keeps no namespaces; give it state_dir= or a workspace", plugin_id=context.plugin_id
+        )
+    host = provider.host(context.plugin_id)
+    if host is None:
+        context.require(Permission.PLUGIN_STORAGE, "namespaces")
+    else:
+        context.require(Permission.HTTP_REQUESTS, host)
+    return provider
+
+
+def _gates(request: _SyncAudience) -> tuple[tuple[Gate, ...], str | None]:
+    """Gates, and what an older guest said instead. ``private`` gets the gate that lets in nobody but those to whom the
+    owner gives a link."""
+    if request.gates is not None:
+        return tuple(request.gates), None
+    if request.access is None:
+        raise ServiceError("malformed input: gates: Field required")
+    return (() if request.access == "public" else ({"kind": "link"},)), request.access
+
+
+def _room_bytes(context: HostContext, keys: Sequence[str]) -> int:
+    """How many bytes of contents the answer about ``keys`` has room for, in base64. Keys may double in JSON."""
+    names = sum(2 * len(key.encode()) + _ENTRY_BYTES for key in keys)
+    return max(0, (context.services.frame_bytes - names) * 3 // 4)
+
+
+def _fitting(context: HostContext, answer: Any) -> bytes:
+    """``answer`` as JSON. Raises ResourceLimitExceeded when it does not fit into a frame."""
+    encoded = to_json(answer)
+    bound = context.services.frame_bytes
+    if len(encoded) > bound:
+        raise ResourceLimitExceeded(
+            context.plugin_id, "the size of the answer in bytes", len(encoded), bound, "ask for less at once"
+        )
+    return encoded
+
+
+def _namespace_json(namespace: Namespace) -> dict[str, Any]:
+    return _told(asdict(namespace))
+
+
+def _object_json(info: ObjectInfo) -> dict[str, Any]:
+    return _told(asdict(info))
+
+
+def _batch_json(batch: Batch) -> dict[str, Any]:
+    objects = {
+        key: {
+            "data": base64.b64encode(found.content).decode("ascii"),
+            "mime_type": found.mime_type,
+            "encoding": "base64",
+        }
+        for key, found in batch.objects.items()
+    }
+    return {"objects": objects, "errors": dict(batch.errors)} if batch.errors else {"objects": objects}
+
+
+def _told(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
