@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import isoplug.supervisor
 from isoplug.supervisor.host import HOST_FUNCTIONS
 
@@ -17,6 +19,10 @@ ROOT = Path(__file__).parents[2]
 
 def commands_in_readme() -> list[str]:
     return re.findall(r"```sh\n(.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def python_in_readme() -> list[str]:
+    return re.findall(r"```python\n(.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
 def test_the_readme_has_two_commands_and_ci_runs_the_second_as_printed() -> None:
@@ -65,16 +71,41 @@ def test_no_module_of_the_package_is_left_out_of_the_wheel_by_an_ignore_rule() -
     assert not ignored.stdout
 
 
-def test_the_readme_s_python_runs_on_the_demo_s_plugins(tmp_path: Path) -> None:
-    demo = Path(isoplug.supervisor.__file__).with_name("demo")
-    shutil.copytree(demo / "plugins", tmp_path / "plugins")
-    shutil.copytree(demo / "journal", tmp_path / "journal")
-    use, checker = re.findall(r"```python\n(.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL)
-    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data")}
-    run = [sys.executable, "-c", use]
-    result = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "'total'" in result.stdout
-    assert "read_files" in result.stdout
-    assert result.stdout.endswith(("ready\n", "busy\n"))
-    compile(checker, "README.md", "exec")
+def test_every_path_in_the_table_of_promises_exists() -> None:
+    table = (ROOT / "SECURITY.md").read_text().split("## Promises")[1].split("\n## ")[0]
+    paths = re.findall(r"`(tests/[\w./]+)`", table)
+    assert len(paths) > 15
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert not missing
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Path:
+    """Where the README's Python is to be run: beside the demo's plugins and journal."""
+    source = Path(isoplug.supervisor.__file__).with_name("demo")
+    for name in ("plugins", "journal"):
+        shutil.copytree(source / name, tmp_path / name)
+    return tmp_path
+
+
+def run_python(folder: Path, *arguments: str) -> str:
+    environment = {**os.environ, "XDG_DATA_HOME": str(folder / "data")}
+    command = [sys.executable, *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_readme_s_python_runs_on_the_demo_s_plugins(demo: Path) -> None:
+    use, checker, vault, _ = python_in_readme()
+    output = run_python(demo, "-c", use)
+    assert "'total'" in output
+    assert "read_files" in output
+    assert output.endswith(("ready\n", "busy\n"))
+    for service in (checker, vault):
+        run_python(demo, "-c", f"{service}\nassert not supervisor.load_errors\nsupervisor.close()")
+
+
+def test_the_readme_s_test_passes_on_the_demo_s_plugins(demo: Path) -> None:
+    (demo / "test_words.py").write_text(python_in_readme()[3])
+    assert "1 passed" in run_python(demo, "-m", "pytest", "-q")
