@@ -506,9 +506,12 @@ def test_a_provider_of_the_hosts_own_may_fail_and_block_without_harm(
     plugins.add(PROBE)
     blocked, doing = threading.Event(), [lambda: 1 / 0]
     supervisor = supervise(namespaces=Blind(lambda: doing[0]()))
-    assert error(answer(supervisor, "list", {})) == "host_namespace_list: internal error of the host"
+    assert error(answer(supervisor, "list", {})) == "host_namespace_list: internal error of the host; its log says why"
     assert "ZeroDivisionError" in caplog.text
-    assert error(answer(supervisor, "build", {"ns_id": "n"})) == "host_namespace_build: internal error of the host"
+    assert (
+        error(answer(supervisor, "build", {"ns_id": "n"}))
+        == "host_namespace_build: internal error of the host; its log says why"
+    )
     doing[0] = lambda: blocked.wait(20) and []  # type: ignore[list-item, return-value]
     with pytest.raises(CallTimeout):
         ask(supervisor, "host_namespace_list", {}, timeout=0.3)

@@ -12,7 +12,7 @@ import pytest
 
 from bench import PROBE, Bench, ask, offered_by_host, open_bench
 from conftest import PluginFolder, Workspace
-from isoplug.supervisor import InvalidArgument, Supervisor
+from isoplug.supervisor import AllowAll, InvalidArgument, ServiceError, Supervisor
 
 Supervise = Callable[..., Supervisor]
 OTHER = "test.other"
@@ -314,3 +314,77 @@ def test_a_plugin_without_the_capability_has_no_commands(
     answer = nested(supervise(), "echo")
     assert answer["success"] is False
     assert "echo" in answer["error"]
+
+
+# --- a host's own services ------------------------------------------------------------------------------------------
+
+
+class Empty:
+    """Counts as false, as a service does that is a subclass of ``dict`` and holds nothing yet."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __len__(self) -> int:
+        return 0
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def refuse(*_: Any, **__: Any) -> Any:
+            self.asked.append(name)
+            raise ServiceError("the host's own")
+
+        return refuse
+
+
+@pytest.mark.usefixtures("two")
+@pytest.mark.parametrize(
+    ("service", "function", "request_"),
+    [
+        ("permissions", "host_read_file", {"path": "a.md"}),
+        ("storage", "host_storage_get", {"key": "k"}),
+        ("secrets", "host_secret_get", {"key": "k"}),
+        ("events", "host_emit_event", {}),
+        ("files", "host_request_file", {"key": "k"}),
+        ("runtime_context", "host_get_runtime_context", {}),
+        ("http", "host_http_request", {"url": "http://a.example/", "method": "GET", "headers": {}}),
+        ("namespaces", "host_namespace_list", {}),
+        (
+            "websockets",
+            "host_ws_request",
+            {"type": "connect", "server_url": "http://a.example", "workspace_id": "w"},
+        ),
+    ],
+)
+def test_an_own_service_that_counts_as_false_is_used_all_the_same(
+    supervise: Supervise, service: str, function: str, request_: dict[str, Any]
+) -> None:
+    own = Empty()
+    supervisor = supervise(**{"permissions": AllowAll(), service: own})
+    ask(supervisor, function, request_)
+    assert own.asked
+
+
+@pytest.mark.usefixtures("two")
+def test_a_connection_of_the_hosts_that_fails_to_end_costs_nobody_else_theirs(supervise: Supervise) -> None:
+    ended: list[str] = []
+
+    class Failing:
+        def __init__(self, plugin_id: str) -> None:
+            self.plugin_id = plugin_id
+
+        def send(self, message: bytes | str) -> None: ...
+
+        def close(self, patience_seconds: float = 0.0) -> None:
+            ended.append(self.plugin_id)
+            raise RuntimeError("cannot end")
+
+    class Sockets:
+        def open(self, plugin_id: str, *_: object) -> Failing:
+            return Failing(plugin_id)
+
+    supervisor = supervise(permissions=AllowAll(), websockets=Sockets())
+    request = {"type": "connect", "server_url": "http://a.example", "workspace_id": "w"}
+    for plugin_id in (PROBE, OTHER):
+        assert ask(supervisor, "host_ws_request", request, plugin_id) == b'{"ok":true}'
+    supervisor.close()
+    assert set(ended) == {PROBE, OTHER}

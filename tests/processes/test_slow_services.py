@@ -9,7 +9,18 @@ from collections.abc import Callable
 import pytest
 
 from conftest import PluginFolder
-from isoplug.supervisor import AllowAll, CallTimeout, Decision, Permission, Supervisor
+from isoplug.supervisor import (
+    AllowAll,
+    Caller,
+    CallTimeout,
+    Decision,
+    HttpRequest,
+    HttpResponse,
+    Permission,
+    ServiceError,
+    Supervisor,
+)
+from isoplug.supervisor.namespaces import HttpNamespaces, Server
 
 PROBE = "test.probe"
 ASK_FOR_A_FILE = {"function": "host_request_file", "input": '{"key": "k"}'}
@@ -24,6 +35,12 @@ class Stuck:
     def read(self, plugin_id: str, key: str) -> bytes | None:
         self.go_on.wait()
         return f"{plugin_id} {key}".encode()
+
+
+class StuckClient(Stuck):
+    def send(self, caller: Caller, request: HttpRequest) -> HttpResponse:
+        self.go_on.wait()
+        raise ServiceError("too late")
 
 
 class Person(AllowAll):
@@ -75,6 +92,24 @@ def test_a_checker_that_hangs_at_a_nested_command_ends_the_call_at_its_deadline(
         supervisor.command(PROBE, "call", {"plugin_id": "test.other", "command": "echo", "params": 1}, timeout=0.5)
     person.asked.set()
     assert supervisor.call(PROBE, "echo", b"next") == b"next"
+
+
+def test_namespaces_over_a_host_s_own_http_client_that_hangs_end_the_call_at_its_deadline(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    client = StuckClient()
+    release = threading.Timer(10.0, client.go_on.set)  # or nothing would end the test if this were wrong
+    release.start()
+    try:
+        namespaces = HttpNamespaces(client, Server("https://server.example/api"))
+        supervisor = supervise(namespaces=namespaces, permissions=AllowAll())
+        with pytest.raises(CallTimeout):
+            supervisor.command(PROBE, "host", {"function": "host_namespace_list", "input": "{}"}, timeout=0.5)
+        assert not client.go_on.is_set()
+    finally:
+        release.cancel()
+        client.go_on.set()
 
 
 def test_whatever_a_service_raises_is_an_error_answer_of_the_function(

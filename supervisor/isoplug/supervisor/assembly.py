@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import tempfile
 from contextlib import ExitStack, suppress
-from functools import partial
+from dataclasses import dataclass, fields
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,22 @@ from isoplug.supervisor.calls import CallRunner
 from isoplug.supervisor.config import Config, describe_problems
 from isoplug.supervisor.egress import AddressPolicy, AiohttpClient, HttpClient, Lookups, NetLoop
 from isoplug.supervisor.files import reason
-from isoplug.supervisor.host import HOST_FUNCTIONS, NoSecrets, NoStorage, RuntimeContext, Services, WorkspaceContext
+from isoplug.supervisor.host import (
+    HOST_FUNCTIONS,
+    EventSink,
+    FileSource,
+    LogSink,
+    NoOfferedFiles,
+    NoSecrets,
+    NoStorage,
+    RuntimeContext,
+    Services,
+    WorkspaceContext,
+)
 from isoplug.supervisor.host.namespaces import diaryx_server
 from isoplug.supervisor.loader import Loader
 from isoplug.supervisor.namespaces import EmbeddedNamespaces, HttpNamespaces, NamespaceProvider
+from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
 from isoplug.supervisor.plugins.table import PluginTable
 from isoplug.supervisor.pool import Launcher, LeaseBook
@@ -51,25 +64,38 @@ from isoplug.supervisor.workspace import (
     find_root_index,
 )
 
-__all__ = [
-    "address_policy",
-    "configured",
-    "default_checker",
-    "default_http",
-    "default_namespaces",
-    "default_runtime_context",
-    "default_secrets",
-    "default_sockets",
-    "default_storage",
-    "engine",
-    "existing_folder",
-    "guarded_filesystem",
-    "is_foreign",
-    "own_secrets",
-    "runtime_folder",
-    "socket_desk",
-    "wasi_runner",
-]
+__all__ = ["OwnServices", "build_services", "configured", "engine", "existing_folder", "runtime_folder"]
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnServices:
+    """What a host has put in place of the embedded services; None: nothing."""
+
+    filesystem: FileSystem | None = None
+    storage: Storage | None = None
+    secrets: Secrets | None = None
+    permissions: Checker | None = None
+    events: EventSink | None = None
+    files: FileSource | None = None
+    runtime_context: RuntimeContext | None = None
+    http: HttpClient | None = None
+    namespaces: NamespaceProvider | None = None
+    websockets: WebSockets | None = None
+
+    @property
+    def may_block(self) -> bool:
+        """Whether some of it may take longer than a call has. ``HttpNamespaces`` are this package's, but the client and
+        the server that a host made them with need not be; nor is the source of the key of ``EncryptedSecrets``."""
+        if isinstance(self.namespaces, HttpNamespaces) or isinstance(self.secrets, EncryptedSecrets):
+            return True
+        return any(_is_foreign(getattr(self, field.name)) for field in fields(self))
+
+
+def _is_foreign(service: object) -> bool:
+    """True for a service that the host wrote: nobody knows how long it takes. Those of this package return soon."""
+    return service is not None and not type(service).__module__.startswith("isoplug.supervisor.")
 
 
 def configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
@@ -89,6 +115,7 @@ def configured(config: Config, *, call_timeout: float | None = None, **arguments
 
 
 def existing_folder(folder: Path | None, argument: str) -> Path | None:
+    """The folder without symbolic links. Raises SetupError that names ``argument``."""
     if folder is None:
         return None
     try:
@@ -100,133 +127,6 @@ def existing_folder(folder: Path | None, argument: str) -> Path | None:
     raise SetupError(f"{argument}: {folder} {problem}")
 
 
-def guarded_filesystem(
-    config: Config, workspace: Path | None, plugins: Path | None, own: FileSystem | None, cleanup: ExitStack
-) -> tuple[FileSystem | None, RootIndex]:
-    filesystem = own
-    if filesystem is None and workspace is not None:
-        # A plugins folder inside the workspace is closed to writes: whoever changes a module has its permissions.
-        confined = WorkspaceFilesystem(workspace, closed_to_writes=[plugins] if plugins is not None else [])
-        cleanup.callback(confined.close)
-        filesystem = confined
-    if filesystem is None:
-        return None, RootIndex(None)
-    try:
-        named = None if config.root_index is None else WorkspacePath.parse(str(config.root_index), workspace)
-    except ServiceError as error:
-        raise SetupError(f"root_index: {error}") from error
-    index = find_root_index(filesystem, named)
-    return GuardedFilesystem(filesystem, index), index
-
-
-def default_checker(workspace: Path | None, index: RootIndex) -> Checker:
-    return DenyAll() if workspace is None else Frontmatter(workspace, index)
-
-
-def default_storage(config: Config, workspace: Path | None, plugins: Path | None, cleanup: ExitStack) -> Storage:
-    if workspace is None and plugins is None and config.state_dir is None:
-        return NoStorage()
-    storage = SqliteStorage(state_dir_for(workspace, plugins, config.state_dir) / "storage.sqlite3")
-    cleanup.callback(storage.close)
-    return storage
-
-
-def address_policy(config: Config) -> AddressPolicy:
-    """Raises SetupError for a name that no URL could hold."""
-    try:
-        return AddressPolicy.of(config.http.allow_private)
-    except ServiceError as error:
-        raise SetupError(f'http.allow_private: {error}; write hosts such as "nas.local" or "10.0.0.5"') from error
-
-
-def default_http(config: Config, loop: NetLoop, policy: AddressPolicy, lookups: Lookups) -> HttpClient:
-    return AiohttpClient(loop, policy, lookups, config.http.max_response)
-
-
-def default_sockets(config: Config, loop: NetLoop, policy: AddressPolicy, lookups: Lookups) -> WebSockets:
-    own = config.websockets
-    message_bytes = _message_bytes(config)
-
-    def load_dial() -> Dial:
-        from isoplug.supervisor.egress.websocket import dial  # imports aiohttp, which not every host needs
-
-        return partial(
-            dial,
-            policy=policy,
-            lookups=lookups,
-            max_message_bytes=message_bytes,
-            silence_seconds=2 * own.ping,
-        )
-
-    return KeptSockets(
-        loop,
-        load_dial,
-        SocketPolicy(own.queue, message_bytes, own.ping, own.reconnect_initial, own.reconnect_max),
-    )
-
-
-def socket_desk(config: Config, checker: Checker, sockets: WebSockets) -> Desk:
-    return Desk(sockets, checker, config.websockets.queue, _message_bytes(config))
-
-
-def _message_bytes(config: Config) -> int:
-    return min(config.websockets.message, config.limits.frame)  # it has to get to the guest, too
-
-
-def default_runtime_context(config: Config, workspace: Path | None, permissions: Checker) -> RuntimeContext:
-    """Raises SetupError for a server's URL that is none."""
-    try:
-        return WorkspaceContext(workspace, permissions, config.server.url, os.environ.get(config.server.auth_token_env))
-    except ServiceError as error:
-        raise SetupError(f"server.url: {error}") from error
-
-
-def default_namespaces(
-    config: Config,
-    workspace: Path | None,
-    plugins: Path | None,
-    context: RuntimeContext,
-    http: HttpClient,
-    cleanup: ExitStack,
-) -> NamespaceProvider | None:
-    """None when nothing says where they should be kept. Raises SetupError."""
-    if config.namespaces.provider == "server":
-        if config.server.url is None and isinstance(context, WorkspaceContext):
-            raise SetupError('namespaces.provider is "server", but no server is named: set url in [server]')
-        return HttpNamespaces(http, diaryx_server(context))
-    if workspace is None and plugins is None and config.state_dir is None:
-        return None
-    namespaces = EmbeddedNamespaces(state_dir_for(workspace, plugins, config.state_dir), config.limits.namespace_quota)
-    cleanup.callback(namespaces.close)
-    return namespaces
-
-
-def default_secrets(config: Config, workspace: Path | None, plugins: Path | None, cleanup: ExitStack) -> Secrets:
-    if workspace is None and plugins is None and config.state_dir is None:
-        return NoSecrets()
-    folder = state_dir_for(workspace, plugins, config.state_dir)
-    secrets = EncryptedSecrets(folder / "secrets.sqlite3", _key_source(config, folder, workspace, plugins))
-    cleanup.callback(secrets.close)
-    return secrets
-
-
-def _key_source(config: Config, folder: Path, workspace: Path | None, plugins: Path | None) -> KeySource:
-    match config.secrets.key_source:
-        case "file":
-            file = config.secrets.key_file or folder / "secrets.key"
-            check_out_of_reach(file, "secrets.key_file", workspace, plugins)
-            return KeyFile(file)
-        case "env":
-            return EnvironmentKey(config.secrets.key_env)
-        case "keyring":
-            return KeyringKey(str(folder))
-
-
-def own_secrets(secrets: Secrets) -> Secrets:
-    """A host's own service, whose words nobody gets to see."""
-    return Discreet(secrets) if is_foreign(secrets) else secrets
-
-
 def runtime_folder(cleanup: ExitStack) -> Path:
     """A private folder on a short path, for sockets and for what programs write."""
     runtime_dir = RuntimeDir.make(_runtime_bases())
@@ -234,17 +134,179 @@ def runtime_folder(cleanup: ExitStack) -> Path:
     return runtime_dir.path
 
 
-def wasi_runner(config: Config, runtime: Path, cleanup: ExitStack) -> WasiRunner:
-    limits = WasiLimits(
-        memory_bytes=config.wasi.memory,
-        output_bytes=config.wasi.output,
-        scratch_bytes=config.wasi.scratch,
-        answer_bytes=config.limits.frame,
-        runs=config.wasi.runs,
+def build_services(
+    config: Config,
+    own: OwnServices,
+    workspace: Path | None,
+    plugins: Path | None,
+    runtime: Path,
+    cleanup: ExitStack,
+) -> Services:
+    """All services of one supervisor: the host's own, and the embedded ones for the rest. The folders exist. Raises
+    SetupError."""
+    embedded = _Embedded(config, workspace, plugins, cleanup)
+    filesystem = embedded.filesystem() if own.filesystem is None else own.filesystem
+    index = RootIndex(None) if filesystem is None else embedded.root_index(filesystem)
+    if index.reason:
+        _log.warning("workspace.no_root_index", reason=index.reason)
+    http = embedded.http() if own.http is None else own.http
+    permissions = embedded.permissions(index) if own.permissions is None else own.permissions
+    context = embedded.runtime_context(permissions) if own.runtime_context is None else own.runtime_context
+    websockets = embedded.websockets() if own.websockets is None else own.websockets
+    return Services(
+        permissions=permissions,
+        storage=embedded.storage() if own.storage is None else own.storage,
+        secrets=embedded.secrets() if own.secrets is None else _discreet(own.secrets),
+        events=LogSink() if own.events is None else own.events,
+        files=NoOfferedFiles() if own.files is None else own.files,
+        runtime_context=context,
+        http=http,
+        websockets=Desk(websockets, permissions, config.websockets.queue, embedded.message_bytes),
+        namespaces=embedded.namespaces(context, http) if own.namespaces is None else own.namespaces,
+        wasi=embedded.wasi(runtime),
+        filesystem=None if filesystem is None else GuardedFilesystem(filesystem, index),
+        root_index=index.path,
+        workspace=workspace,
+        storage_quota_bytes=config.limits.storage_quota,
+        frame_bytes=config.limits.frame,
+        # A keyring may ask a person for a password when the first secret comes.
+        may_block=own.may_block or config.secrets.key_source == "keyring",
     )
-    runner = WasiRunner(runtime, limits)
-    cleanup.callback(runner.close)
-    return runner
+
+
+def _discreet(secrets: Secrets) -> Secrets:
+    """A host's own service, whose words nobody gets to see."""
+    return Discreet(secrets) if _is_foreign(secrets) else secrets
+
+
+class _Embedded:
+    """Makes the services of this package, each at most once. What has to be closed goes onto ``cleanup``, and all
+    methods raise SetupError."""
+
+    def __init__(self, config: Config, workspace: Path | None, plugins: Path | None, cleanup: ExitStack) -> None:
+        self._config, self._workspace, self._plugins, self._cleanup = config, workspace, plugins, cleanup
+        self._loop, self._lookups = NetLoop(), Lookups()
+        cleanup.callback(self._loop.close)
+        try:
+            self._policy = AddressPolicy.of(config.http.allow_private)
+        except ServiceError as error:  # a name that no URL could hold
+            raise SetupError(f'http.allow_private: {error}; write hosts such as "nas.local" or "10.0.0.5"') from error
+
+    @cached_property
+    def _state(self) -> Path | None:
+        """The state folder; None when nothing says where it should be."""
+        if self._workspace is None and self._plugins is None and self._config.state_dir is None:
+            return None
+        return state_dir_for(self._workspace, self._plugins, self._config.state_dir)
+
+    @property
+    def message_bytes(self) -> int:
+        """Of a WebSocket's message, which has to get to the guest, too."""
+        return min(self._config.websockets.message, self._config.limits.frame)
+
+    # --- the workspace --------------------------------------------------------------------------------------------
+
+    def filesystem(self) -> FileSystem | None:
+        """None without a workspace."""
+        if self._workspace is None:
+            return None
+        # A plugins folder inside the workspace is closed to writes: whoever changes a module has its permissions.
+        closed = [] if self._plugins is None else [self._plugins]
+        filesystem = WorkspaceFilesystem(self._workspace, closed_to_writes=closed)
+        self._cleanup.callback(filesystem.close)
+        return filesystem
+
+    def root_index(self, filesystem: FileSystem) -> RootIndex:
+        name = self._config.root_index
+        try:
+            named = None if name is None else WorkspacePath.parse(str(name), self._workspace)
+        except ServiceError as error:
+            raise SetupError(f"root_index: {error}") from error
+        return find_root_index(filesystem, named)
+
+    def permissions(self, index: RootIndex) -> Checker:
+        return DenyAll() if self._workspace is None else Frontmatter(self._workspace, index)
+
+    def runtime_context(self, permissions: Checker) -> RuntimeContext:
+        server = self._config.server
+        try:
+            return WorkspaceContext(self._workspace, permissions, server.url, os.environ.get(server.auth_token_env))
+        except ServiceError as error:
+            raise SetupError(f"server.url: {error}") from error
+
+    # --- what is kept ---------------------------------------------------------------------------------------------
+
+    def storage(self) -> Storage:
+        if self._state is None:
+            return NoStorage()
+        storage = SqliteStorage(self._state / "storage.sqlite3")
+        self._cleanup.callback(storage.close)
+        return storage
+
+    def secrets(self) -> Secrets:
+        if self._state is None:
+            return NoSecrets()
+        secrets = EncryptedSecrets(self._state / "secrets.sqlite3", self._key_source(self._state))
+        self._cleanup.callback(secrets.close)
+        return secrets
+
+    def _key_source(self, state: Path) -> KeySource:
+        own = self._config.secrets
+        match own.key_source:
+            case "file":
+                file = own.key_file or state / "secrets.key"
+                check_out_of_reach(file, "secrets.key_file", self._workspace, self._plugins)
+                return KeyFile(file)
+            case "env":
+                return EnvironmentKey(own.key_env)
+            case "keyring":
+                return KeyringKey(str(state))
+
+    def namespaces(self, context: RuntimeContext, http: HttpClient) -> NamespaceProvider | None:
+        """None when nothing says where they should be kept."""
+        if self._config.namespaces.provider == "server":
+            if self._config.server.url is None and isinstance(context, WorkspaceContext):
+                raise SetupError('namespaces.provider is "server", but no server is named: set url in [server]')
+            return HttpNamespaces(http, diaryx_server(context))
+        if self._state is None:
+            return None
+        namespaces = EmbeddedNamespaces(self._state, self._config.limits.namespace_quota)
+        self._cleanup.callback(namespaces.close)
+        return namespaces
+
+    # --- what reaches out, and what runs --------------------------------------------------------------------------
+
+    def http(self) -> HttpClient:
+        return AiohttpClient(self._loop, self._policy, self._lookups, self._config.http.max_response)
+
+    def websockets(self) -> WebSockets:
+        own = self._config.websockets
+        policy = SocketPolicy(own.queue, self.message_bytes, own.ping, own.reconnect_initial, own.reconnect_max)
+        return KeptSockets(self._loop, self._load_dial, policy)
+
+    def _load_dial(self) -> Dial:
+        from isoplug.supervisor.egress.websocket import dial  # imports aiohttp, which not every host needs
+
+        return partial(
+            dial,
+            policy=self._policy,
+            lookups=self._lookups,
+            max_message_bytes=self.message_bytes,
+            silence_seconds=2 * self._config.websockets.ping,
+        )
+
+    def wasi(self, runtime: Path) -> WasiRunner:
+        own = self._config.wasi
+        limits = WasiLimits(
+            memory_bytes=own.memory,
+            output_bytes=own.output,
+            scratch_bytes=own.scratch,
+            answer_bytes=self._config.limits.frame,
+            runs=own.runs,
+        )
+        runner = WasiRunner(runtime, limits)
+        self._cleanup.callback(runner.close)
+        return runner
 
 
 def engine(
@@ -282,8 +344,3 @@ def _is_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
-
-
-def is_foreign(service: object) -> bool:
-    """True for a service that the host wrote: nobody knows how long it takes. Those of this package return soon."""
-    return service is not None and not type(service).__module__.startswith("isoplug.supervisor.")

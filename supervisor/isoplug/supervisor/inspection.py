@@ -7,15 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from isoplug.shared.errors import PluginError
-from isoplug.supervisor.assembly import configured, engine, runtime_folder, wasi_runner
+from isoplug.supervisor.assembly import OwnServices, build_services, configured, engine, runtime_folder
 from isoplug.supervisor.config import Config
-from isoplug.supervisor.host import LogSink, NoHttp, NoOfferedFiles, NoSecrets, NoStorage, Services, WorkspaceContext
-from isoplug.supervisor.host.defaults import no_sockets
+from isoplug.supervisor.host import NoHttp
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import DenyAll
 from isoplug.supervisor.plugins.manifest import Manifest, check_compatible
 from isoplug.supervisor.plugins.table import PluginTable
+from isoplug.supervisor.websockets import NoSockets
 
 __all__ = ["inspect"]
 
@@ -30,26 +30,10 @@ def inspect(wasm_path: str | os.PathLike[str], *, app_version: str | None = None
     """
     check_platform()
     config = configured(Config(), app_version=app_version)
+    own = OwnServices(permissions=DenyAll(), http=NoHttp(), websockets=NoSockets())
     with ExitStack() as cleanup:
         runtime = runtime_folder(cleanup)
-        services = Services(
-            permissions=DenyAll(),
-            storage=NoStorage(),
-            secrets=NoSecrets(),
-            events=LogSink(),
-            files=NoOfferedFiles(),
-            runtime_context=WorkspaceContext(None, DenyAll()),
-            http=NoHttp(),
-            websockets=no_sockets(),
-            namespaces=None,
-            wasi=wasi_runner(config, runtime, cleanup),
-            filesystem=None,
-            root_index=None,
-            workspace=None,
-            storage_quota_bytes=0,
-            frame_bytes=config.limits.frame,
-            may_block=False,
-        )
+        services = build_services(config, own, None, None, runtime, cleanup)
         _, loader = engine(config, runtime, services, PluginTable(), cleanup)
         manifest = loader.inspect(Path(wasm_path))
     try:

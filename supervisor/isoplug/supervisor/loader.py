@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -107,6 +108,8 @@ class Loader:
         self._book = book
         self._config = config
         self._nobody = for_nobody(services)
+        self._unloaded = threading.Condition()  # taken before the table's lock, never after
+        self._unloading: set[str] = set()
 
     def load_all(self, plugins_dir: Path) -> dict[str, PluginError]:
         """Load every plugin of the folder; the answer has those that failed, by folder name. Raises SetupError."""
@@ -137,6 +140,23 @@ class Loader:
     def load_one(self, files: PluginFiles) -> Plugin:
         """Load one module outside a scan. Raises PluginError."""
         return self._prepare_first(self._admit(self._start_unknown(files)))
+
+    @contextmanager
+    def unloading(self, plugin: Plugin) -> Iterator[None]:
+        """Take the plugin out of the table. Nobody loads another one with its id before the block has ended: services
+        know plugins by their ids, and would take the one for the other. Raises PluginNotFound when it is no longer
+        there."""
+        with self._unloaded:
+            if self._table.get(plugin.id) is not plugin:
+                raise PluginNotFound(plugin.id)
+            self._table.remove(plugin.id)
+            self._unloading.add(plugin.id)
+        try:
+            yield
+        finally:
+            with self._unloaded:
+                self._unloading.remove(plugin.id)
+                self._unloaded.notify_all()
 
     def inspect(self, wasm: Path) -> Manifest:
         """The module's own manifest; nothing is cached, everything is denied. Raises PluginError."""
@@ -173,7 +193,7 @@ class Loader:
             pool = self._pool(started)
             pool.reserve(chain)
             plugin = Plugin(manifest, files.wasm, files.config, pool)
-            self._table.add(plugin)
+            self._add(plugin)
             self._services.websockets.admit(SocketGuest(self._runner, self._services, plugin))
         except BaseException:
             started.worker.end()
@@ -189,14 +209,22 @@ class Loader:
             self._prepare(started.worker, plugin.id, started.files.config, frame)
         except BaseException:
             started.worker.end()
-            with suppress(PluginNotFound):  # somebody may have unloaded it meanwhile
-                self._table.remove(plugin.id)
-            self._services.websockets.dismiss(plugin.id)  # it may have connected before it failed
+            # Somebody may have unloaded it meanwhile; otherwise it may have connected before it failed.
+            with suppress(PluginNotFound), self.unloading(plugin):
+                self._services.websockets.dismiss(plugin.id)
             plugin.pool.abandon()
             raise
         plugin.pool.adopt(started.worker)
         _log.info("plugin.loaded", plugin=plugin.id, version=plugin.manifest.version, pid=started.worker.pid)
         return plugin
+
+    def _add(self, plugin: Plugin) -> None:
+        with self._unloaded:
+            if not self._unloaded.wait_for(lambda: plugin.id not in self._unloading, self._config.calls.start_timeout):
+                raise LoadError(
+                    f"plugin {plugin.id!r} is still being unloaded; load it when that has ended", plugin_id=plugin.id
+                )
+            self._table.add(plugin)
 
     # --- one worker -----------------------------------------------------------------------------------------------
 

@@ -20,39 +20,21 @@ from isoplug.shared.errors import (
     SupervisorClosed,
 )
 from isoplug.supervisor.assembly import (
-    address_policy,
+    OwnServices,
+    build_services,
     configured,
-    default_checker,
-    default_http,
-    default_namespaces,
-    default_runtime_context,
-    default_secrets,
-    default_sockets,
-    default_storage,
     engine,
     existing_folder,
-    guarded_filesystem,
-    is_foreign,
-    own_secrets,
     runtime_folder,
-    socket_desk,
-    wasi_runner,
 )
 from isoplug.supervisor.calls import Frame
 from isoplug.supervisor.calls.commands import parse_json
 from isoplug.supervisor.config import Config, load_config
 from isoplug.supervisor.deadline import Deadline
-from isoplug.supervisor.egress import HttpClient, Lookups, NetLoop
+from isoplug.supervisor.egress import HttpClient
 from isoplug.supervisor.events import Mailbox, encode_event
 from isoplug.supervisor.files import read_bounded, reason
-from isoplug.supervisor.host import (
-    EventSink,
-    FileSource,
-    LogSink,
-    NoOfferedFiles,
-    RuntimeContext,
-    Services,
-)
+from isoplug.supervisor.host import EventSink, FileSource, RuntimeContext
 from isoplug.supervisor.loader import PluginFiles
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.namespaces import NamespaceProvider
@@ -95,7 +77,8 @@ class Supervisor:
     Args:
         plugins_dir: the folder with one folder per plugin; None loads nothing (``load_plugin`` still works).
         workspace: the folder that guests see as far as their rules allow; None: no workspace.
-        state_dir: where storage lives; by default a private folder per workspace under the user's data directory.
+        state_dir: where storage, secrets and namespaces live; by default a private folder per workspace under the
+            user's data directory.
         root_index: the file, relative to the workspace, whose front matter grants permissions; found by default.
         app_version: what a plugin's ``min_app_version`` is compared with.
         call_timeout: seconds a call may take when the caller says nothing.
@@ -144,57 +127,25 @@ class Supervisor:
         self._closing = threading.RLock()  # held while closing; a signal handler may close in the midst of it
         self._is_closed = False
         self._mailboxes: dict[str, Mailbox[bytes]] = {}
+        own = OwnServices(
+            filesystem=filesystem,
+            storage=storage,
+            secrets=secrets,
+            permissions=permissions,
+            events=events,
+            files=files,
+            runtime_context=runtime_context,
+            http=http,
+            namespaces=namespaces,
+            websockets=websockets,
+        )
         with ExitStack() as cleanup:
             folder = existing_folder(self._config.workspace, "workspace")
             plugins = existing_folder(self._config.plugins_dir, "plugins_dir")
-            guarded, index = guarded_filesystem(self._config, folder, plugins, filesystem, cleanup)
-            network, policy, lookups = NetLoop(), address_policy(self._config), Lookups()
-            cleanup.callback(network.close)
             runtime = runtime_folder(cleanup)
-            client = http or default_http(self._config, network, policy, lookups)
-            checker = permissions or default_checker(folder, index)
-            context = runtime_context or default_runtime_context(self._config, folder, checker)
-            services = Services(
-                permissions=checker,
-                storage=storage or default_storage(self._config, folder, plugins, cleanup),
-                secrets=own_secrets(secrets) if secrets else default_secrets(self._config, folder, plugins, cleanup),
-                events=events or LogSink(),
-                files=files or NoOfferedFiles(),
-                runtime_context=context,
-                http=client,
-                websockets=socket_desk(
-                    self._config, checker, websockets or default_sockets(self._config, network, policy, lookups)
-                ),
-                namespaces=namespaces or default_namespaces(self._config, folder, plugins, context, client, cleanup),
-                wasi=wasi_runner(self._config, runtime, cleanup),
-                filesystem=guarded,
-                root_index=index.path,
-                workspace=folder,
-                storage_quota_bytes=self._config.limits.storage_quota,
-                frame_bytes=self._config.limits.frame,
-                # A keyring may ask a person for a password when the first secret comes.
-                may_block=self._config.secrets.key_source == "keyring"
-                or any(
-                    is_foreign(own)
-                    for own in (
-                        filesystem,
-                        storage,
-                        secrets,
-                        permissions,
-                        events,
-                        files,
-                        runtime_context,
-                        http,
-                        namespaces,
-                        websockets,
-                    )
-                ),
-            )
-            if index.reason:
-                _log.warning("workspace.no_root_index", reason=index.reason)
-            self._services = services
+            self._services = build_services(self._config, own, folder, plugins, runtime, cleanup)
             self._table = PluginTable()
-            self._runner, self._loader = engine(self._config, runtime, services, self._table, cleanup)
+            self._runner, self._loader = engine(self._config, runtime, self._services, self._table, cleanup)
             _alive.add(self)
             cleanup.callback(self._end_plugins)
             self._load_errors = {} if plugins is None else self._loader.load_all(plugins)
@@ -236,12 +187,12 @@ class Supervisor:
     def unload(self, plugin_id: str) -> None:
         """Let the plugin's call in progress finish (at most ``calls.shutdown_timeout``), send ``shutdown``, end its
         worker. Raises PluginNotFound."""
-        self._plugin(plugin_id)
-        plugin = self._table.remove(plugin_id)
-        mailbox = self._mailboxes.pop(plugin_id, None)
-        if mailbox is not None:  # there is none yet while the plugin is being loaded
-            mailbox.close()
-        self._part_with(plugin)
+        plugin = self._plugin(plugin_id)
+        with self._loader.unloading(plugin):
+            mailbox = self._mailboxes.pop(plugin_id, None)
+            if mailbox is not None:  # there is none yet while the plugin is being loaded
+                mailbox.close()
+            self._part_with(plugin)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 

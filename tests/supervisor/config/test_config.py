@@ -256,6 +256,12 @@ def test_mistakes_about_the_key_of_the_secrets_are_told(file: Path, text: str, w
     assert words in complaint(file, f"[secrets]\n{text}\n")
 
 
+@pytest.mark.parametrize("name", ["", "A=B", "A\\u0000"])
+def test_the_variable_of_the_server_s_token_must_be_one_that_can_be_set(file: Path, name: str) -> None:
+    problem = complaint(file, f'[server]\nauth_token_env = "{name}"\n')
+    assert "server.auth_token_env: must be the name of an environment variable" in problem
+
+
 def test_the_key_file_of_a_file_starts_at_its_folder(file: Path) -> None:
     file.write_text('[secrets]\nkey_file = "secrets.key"\n')
     assert load_config(file).secrets.key_file == file.parent / "secrets.key"

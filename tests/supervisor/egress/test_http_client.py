@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -458,6 +459,25 @@ def test_a_resolver_that_hangs_costs_the_time_of_the_call_and_a_bounded_number_o
             with living_worker(0.05) as (caller, _die), pytest.raises(ServiceError, match="within the time"):
                 client.send(caller, HttpRequest("GET", "http://slow.example/"))
         assert 1 <= sum(thread.name == "isoplug-lookup" for thread in threading.enumerate()) <= 16
+    finally:
+        hangs.set()
+
+
+def test_a_plugin_whose_names_are_never_found_keeps_no_other_plugin_from_looking_one_up(loop: NetLoop) -> None:
+    hangs = threading.Event()
+
+    def lookup(name: str) -> list[str]:
+        if name != "quick.example":
+            hangs.wait(60)
+        return ["10.0.0.1"]
+
+    client = AiohttpClient(loop, AddressPolicy(), Lookups(lookup), BOUND)
+    try:
+        for number in range(40):
+            with living_worker(0.05) as (caller, _die), pytest.raises(ServiceError, match="within the time"):
+                client.send(caller, HttpRequest("GET", f"http://slow{number}.example/"))
+        with living_worker() as (caller, _die), pytest.raises(ServiceError, match="a private address"):
+            client.send(replace(caller, plugin_id="another.plugin"), HttpRequest("GET", "http://quick.example/"))
     finally:
         hangs.set()
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from aiohttp.client_proto import ResponseHandler
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -33,6 +34,7 @@ from peers import Answer, serve
 def fetch(host: str, url: str, policy: AddressPolicy) -> int:
     async def work() -> int:
         async with open_session(host, policy, Lookups()) as session, session.get(url) as answer:
+            await answer.read()
             return answer.status
 
     return asyncio.run(work())
@@ -56,6 +58,20 @@ def test_no_socket_is_made_to_a_closed_address_whoever_forgot_to_check(host: str
         with pytest.raises((aiohttp.ClientConnectorError, ServiceError)):
             fetch(host, peer.url(host=host), AddressPolicy())
         assert peer.seen == []
+
+
+def test_a_turn_of_the_loop_reads_a_little_from_each_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    receive = ResponseHandler.data_received
+
+    def data_received(self: ResponseHandler, data: bytes) -> None:
+        sizes.append(len(data))
+        receive(self, data)
+
+    monkeypatch.setattr(ResponseHandler, "data_received", data_received)
+    with serve({"/": Answer(200, body=b"x" * 2_000_000)}) as peer:
+        assert fetch("localhost", peer.url(), AddressPolicy.of(["localhost"])) == 200
+    assert 0 < max(sizes) <= 16 * 1024
 
 
 # --- TLS ------------------------------------------------------------------------------------------------------------

@@ -121,6 +121,64 @@ def test_arguments_win_over_the_configuration(
     assert list(supervisor.plugins) == [PROBE]
 
 
+def test_a_host_s_own_service_is_used_also_when_it_counts_as_false(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    class Sink(list[str]):  # an empty list is false
+        def emit(self, plugin_id: str, event_json: str) -> None:
+            self.append(event_json)
+
+    class Secrets(dict[str, str]):
+        def get(self, plugin_id: str, key: str) -> str | None:  # type: ignore[override]
+            return super().get(key)
+
+        def set(self, plugin_id: str, key: str, value: str, quota_bytes: int) -> None:
+            self[key] = value
+
+        def delete(self, plugin_id: str, key: str) -> None:
+            self.pop(key, None)
+
+        def close(self) -> None:
+            """Nothing to close."""
+
+    class Nobody(AllowAll):
+        def __len__(self) -> int:
+            return 0
+
+    plugins.add()
+    sink, secrets = Sink(), Secrets()
+    supervisor = supervise(events=sink, secrets=secrets, permissions=Nobody())
+    assert host(supervisor, "host_write_file", path="a.md", content="x") == ""
+    assert host(supervisor, "host_secret_set", key="k", value="v") == ""
+    assert secrets == {"k": "v"}
+    host(supervisor, "host_emit_event", type="seen")
+    assert sink == ['{"type": "seen"}']
+
+
+def test_an_answer_that_fits_into_no_frame_is_an_error_of_its_function_and_the_worker_stays(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], workspace: Workspace
+) -> None:
+    class Large:
+        def read(self, plugin_id: str, key: str) -> bytes:
+            return b"x" * 100_000
+
+        def get(self, plugin_id: str) -> dict[str, str]:
+            return {"x": "y" * 100_000}
+
+    plugins.add()
+    workspace.grant(read_files=["all"])
+    for number in range(700):
+        workspace.write(f"{number}{'x' * 100}.md")
+    supervisor = supervise(config=Config(limits={"frame": "64KiB"}), files=Large(), runtime_context=Large())
+    for _ in range(2):
+        assert host(supervisor, "host_list_files", prefix="").startswith(
+            '{"error":"the size of the answer in bytes is '
+        )
+        assert host(supervisor, "host_request_file", key="k") == ""
+        assert host(supervisor, "host_get_runtime_context") == "{}"
+    assert supervisor.plugins[PROBE].status.restarts == 0
+
+
 def test_without_a_workspace_everything_is_denied(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> None:
     plugins.add()
     supervisor = supervise(workspace=None)

@@ -6,7 +6,9 @@ import json
 import logging
 import os
 import signal
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ import pytest
 from conftest import PluginFolder, wait_until
 from guests import guest, renamed
 from isoplug.supervisor import (
+    AllowAll,
     GuestTrap,
     LoadError,
     PluginNotFound,
@@ -23,8 +26,22 @@ from isoplug.supervisor import (
     inspect,
 )
 from isoplug.supervisor.config import Config
+from isoplug.supervisor.testing import RecordingSockets
 
 PROBE = "test.probe"
+CONNECT = {"type": "connect", "server_url": "https://server.example", "workspace_id": "w"}
+
+
+class Slow:
+    """Offers a file when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked, self.go_on = threading.Event(), threading.Event()
+
+    def read(self, plugin_id: str, key: str) -> bytes | None:
+        self.asked.set()
+        self.go_on.wait(60)
+        return b"x"
 
 
 # --- outside a scan ---------------------------------------------------------------------------------------------------
@@ -140,6 +157,31 @@ def test_a_shutdown_that_fails_does_not_keep_the_plugin(
     supervisor.unload(PROBE)
     assert not supervisor.plugins
     assert "plugin.shutdown_failed plugin=test.probe" in caplog.text
+
+
+def test_a_plugin_that_is_loaded_while_its_predecessor_is_unloaded_waits_and_then_may_connect(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    wasm, files, sockets = plugins.add(), Slow(), RecordingSockets()
+    supervisor = supervise(files=files, websockets=sockets, permissions=AllowAll())
+    connect = {"function": "host_ws_request", "input": json.dumps(CONNECT)}
+    with ThreadPoolExecutor(3) as threads:
+        try:
+            assert supervisor.command(PROBE, "host", connect)["answer"] == '{"ok":true}'
+            ask = {"function": "host_request_file", "input": '{"key": "k"}'}
+            call = threads.submit(supervisor.command, PROBE, "host", ask)
+            assert files.asked.wait(60)
+            unloading = threads.submit(supervisor.unload, PROBE)
+            wait_until(lambda: PROBE not in supervisor.plugins)
+            loading = threads.submit(supervisor.load_plugin, wasm)
+            wait([loading], 1.0)  # it could have been loaded by then, if nothing made it wait
+        finally:
+            files.go_on.set()
+        for done in (call, unloading, loading):
+            done.result()
+    assert not sockets.targets
+    assert supervisor.command(PROBE, "host", connect)["answer"] == '{"ok":true}'
+    assert len(sockets.targets) == 1
 
 
 # --- the manifest cache -----------------------------------------------------------------------------------------------

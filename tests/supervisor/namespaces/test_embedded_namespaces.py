@@ -268,6 +268,18 @@ def test_a_file_that_vanished_or_changed_is_an_error_and_never_other_content(
     assert set(namespaces.get_objects(P, ns, list(stored), ROOMY).errors) == set(stored)
 
 
+@pytest.mark.parametrize("damage", ["file = 1.5", "file = 'a' || char(0)", "size_bytes = 'many'", "size_bytes = -5"])
+def test_a_damaged_row_costs_its_object_and_no_other(
+    damage: str, namespaces: EmbeddedNamespaces, ns: str, folder: Path
+) -> None:
+    for key in ("damaged", "whole"):
+        namespaces.put_object(P, ns, new(key, b"content"))
+    selected(folder, f"UPDATE objects SET {damage} WHERE key = 'damaged'")
+    found = namespaces.get_objects(P, ns, ["damaged", "whole"], ROOMY)
+    assert list(found.objects) == ["whole"]
+    assert list(found.errors) == ["damaged"]
+
+
 def test_an_object_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(
     namespaces: EmbeddedNamespaces, ns: str, opened: Callable[..., EmbeddedNamespaces], folder: Path
 ) -> None:
@@ -530,7 +542,8 @@ def test_a_file_that_nobody_names_is_removed_by_the_next_opener_that_is_alone(
     namespaces: EmbeddedNamespaces, ns: str, opened: Callable[..., EmbeddedNamespaces], folder: Path
 ) -> None:
     namespaces.put_object(P, ns, new("k", b"kept"))
-    left_over = folder / "objects" / "left-over"
+    ((store_id,),) = selected(folder, "SELECT id FROM store")
+    left_over = folder / "objects" / f"{store_id}-left-over"
     left_over.write_bytes(b"of a crash")
     second = opened()
     assert left_over.exists()  # it might be one that the first is about to name
@@ -541,14 +554,17 @@ def test_a_file_that_nobody_names_is_removed_by_the_next_opener_that_is_alone(
     assert content(third, ns, "k") == b"kept"
 
 
-def test_contents_stay_when_their_database_was_moved_away(
+def test_contents_stay_when_their_database_was_moved_away_and_another_one_is_in_use(
     namespaces: EmbeddedNamespaces, ns: str, opened: Callable[..., EmbeddedNamespaces], folder: Path, tmp_path: Path
 ) -> None:
     namespaces.put_object(P, ns, new("k", b"kept"))
     namespaces.close()
     (folder / "namespaces.sqlite3").rename(tmp_path / "backup")
-    opened().close()
-    assert len(files(folder)) == 1
+    for _ in range(3):
+        another = opened()
+        another.put_object(P, another.create(P, None).id, new("k", b"another"))
+        another.close()
+    assert len(files(folder)) == 4
     (tmp_path / "backup").rename(folder / "namespaces.sqlite3")
     assert content(opened(), ns, "k") == b"kept"
 
@@ -610,6 +626,17 @@ def test_after_closing_every_call_is_a_service_error(namespaces: EmbeddedNamespa
     ):
         with pytest.raises(ServiceError, match="closed"):
             ask()
+
+
+def test_a_database_that_has_lost_its_id_is_a_setup_error_that_names_it(
+    namespaces: EmbeddedNamespaces, ns: str, opened: Callable[..., EmbeddedNamespaces], folder: Path
+) -> None:
+    namespaces.put_object(P, ns, new("k"))
+    namespaces.close()
+    selected(folder, "DELETE FROM store")
+    with pytest.raises(SetupError, match=r"namespaces\.sqlite3.*damaged"):
+        opened()
+    assert len(files(folder)) == 1
 
 
 @pytest.mark.parametrize("obstacle", ["a file", "a link", "a database of something else"])

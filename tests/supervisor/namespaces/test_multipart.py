@@ -55,7 +55,9 @@ def test_any_contents_come_back_when_the_parts_say_their_lengths(parts: list[tup
     assert read(body_of(*parts)) == parts
 
 
-@pytest.mark.parametrize("key", ["files/ü ☃.md", 'say "hi".md', "a;b=c.md", "a\\b", " spaced ", "100%25", "it's", "*"])
+@pytest.mark.parametrize(
+    "key", ["files/ü ☃.md", 'say "hi".md', "a;b=c.md", "a\\b", "a\\", " spaced ", "100%25", "it's", "*"]
+)
 def test_keys_come_back_as_they_were_written(key: str) -> None:
     assert read(body_of((key, b"x"))) == [(key, b"x")]
 
@@ -74,6 +76,34 @@ def test_what_stands_before_the_first_part_and_after_the_last_is_not_read() -> N
 
 def test_a_boundary_may_be_followed_by_white_space() -> None:
     assert read(b"--mark \t\r\n\r\nx\r\n--mark--") == [(None, b"x")]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "name"),
+    [
+        ("filename=a.md; size=3", "a.md"),
+        ('size="3;"; FileName = "a;b"', "a;b"),
+        ("filename=old; filename*=UTF-8'en'%e2%82%ac%20b", "€ b"),
+        ("name=a", None),
+        ("filename*=idna''x%ff", None),
+        ("filename*=undefined''x", None),
+        ("filename*=\0''x; filename=a", "a"),
+        (f"filename*{'9' * 5000}=x", None),
+    ],
+)
+def test_the_file_name_is_read_as_servers_write_it_and_no_spelling_raises(parameters: str, name: str | None) -> None:
+    head = f"Content-Disposition: attachment;\r\n {parameters}\r\n\r\n"
+    assert read(b"--mark\r\n" + head.encode() + b"x\r\n--mark--") == [(name, b"x")]
+
+
+def test_what_is_made_to_be_slow_to_read_is_not() -> None:
+    """Each took minutes; this test fails by the time limit of all tests."""
+    with pytest.raises(ServiceError, match="cut off"):
+        read(b"--mark\r\n\r\n" + b"\r\n--markX" * 800_000)
+    quoted = b'--mark\r\nContent-Disposition: a; filename="' + b";" * 16_000 + b"\r\n\r\n\r\n"
+    assert len(read(quoted * 500 + b"--mark--", 500)) == 500
+    with pytest.raises(ServiceError, match="more than 32 headers"):
+        read(b"--mark\r\n" + b"a: b\r\n" * 33 + b"\r\nx\r\n--mark--")
 
 
 WHOLE = body_of(("a", b"first"), ("b", b"second"), with_length=False)
@@ -130,6 +160,8 @@ def test_more_parts_than_asked_for_are_refused() -> None:
         ("multipart/mixed", None),
         ("application/json; boundary=mark", None),
         ("", None),
+        ("multipart/mixed; boundary*=idna''x%ff", None),
+        (f"multipart/mixed; boundary*{'9' * 5000}=x", None),
     ],
 )
 def test_the_boundary_is_that_of_a_multipart_type(content_type: str, boundary: str | None) -> None:

@@ -418,6 +418,8 @@ def everything(namespaces: HttpNamespaces, me: Caller) -> list[Callable[[], Any]
         (Answer(500, (), b"w " * 100_000), "answered 500: w w"),
         (Answer(302, (("Location", "http://127.0.0.1:1/"),)), "redirect .302."),
         (Answer(500, (), f"who sent {TOKEN}?".encode()), r"who sent \[token\]\?"),
+        (Answer(500, (), b"x" * 294 + b" " + TOKEN.encode()), r"x{294} \[t…$"),
+        (Answer(500, (("Content-Type", "application/json"),), b'{"error":"%s"}' % (b"x" * 70_000)), "answered 500$"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -252,6 +252,17 @@ def test_a_restart_is_that_of_the_application(wasm: Path) -> None:
         assert plugin.status.restarts == 0
 
 
+def test_a_service_that_counts_as_false_is_used_all_the_same(wasm: Path) -> None:
+    class Sink(list[str]):  # an empty list is false
+        def emit(self, plugin_id: str, event_json: str) -> None:
+            self.append(event_json)
+
+    sink = Sink()
+    with PluginHarness(wasm, events=sink) as plugin:
+        plugin.command("host", {"function": "host_emit_event", "input": '{"type":"seen"}'})
+    assert sink == ['{"type":"seen"}']
+
+
 def test_two_harnesses_may_share_services_and_a_workspace(wasm: Path, tmp_path: Path) -> None:
     storage, events = RecordingStorage({PROBE: {"k": b"\x00"}}), RecordingEvents()
     other = renamed(wasm.read_bytes(), "test.other")

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -23,6 +24,7 @@ from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceErr
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.wasi import MAX_ENTRIES, Outcome, Program, WasiLimits, WasiRunner, scratch_path
+from isoplug.supervisor.wasi.scratch import Scratch
 
 MIB = 1 << 20
 LIMITS = WasiLimits(memory_bytes=64 * MIB, output_bytes=MIB, scratch_bytes=16 * MIB, answer_bytes=4 * MIB, runs=2)
@@ -121,6 +123,30 @@ def test_a_program_that_makes_files_without_end_is_stopped(runs: Runs) -> None:
         runs("many")
 
 
+def test_a_folder_that_the_program_replaces_by_a_link_while_it_is_measured_is_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "b").mkdir(parents=True)
+    (outside / "b" / "huge").write_bytes(b"x" * MIB)
+    scan = os.scandir
+
+    def swap(folder: Any) -> Any:
+        place = scratch.path / "a"
+        if not place.is_symlink() and os.path.samestat(os.stat(folder), place.stat()):  # it is being listed
+            place.rename(scratch.path / "away")
+            place.symlink_to(outside)
+        return scan(folder)
+
+    with Scratch(tmp_path) as scratch:
+        (scratch.path / "a" / "b").mkdir(parents=True)
+        monkeypatch.setattr(os, "scandir", swap)
+        scratch.require_bounds(os.getpid(), MIB // 2)
+        monkeypatch.undo()
+        assert (scratch.path / "a").is_symlink()
+    assert (outside / "b" / "huge").exists()
+
+
 @pytest.mark.parametrize("levels", [100, 3000])
 def test_folders_in_each_other_are_removed_however_deep(levels: int, runs: Runs) -> None:
     with suppress(ResourceLimitExceeded):  # it may be found out while it runs
@@ -169,6 +195,13 @@ def test_more_names_than_a_folder_may_hold_are_refused_before_anything_runs(kind
 def test_the_deadline_ends_what_computes_and_what_waits(how: str, runs: Runs) -> None:
     with pytest.raises(ServiceError, match="time that was left"):
         runs(how, timeout=0.5)
+
+
+def test_files_are_written_no_longer_than_there_is_time(tmp_path: Path) -> None:
+    with Scratch(tmp_path) as scratch:
+        with pytest.raises(ServiceError, match="time is up"):
+            scratch.fill({scratch_path("a"): b"x"}, Deadline(at=0.0, timeout_seconds=1.0))
+        assert list(scratch.path.iterdir()) == []
 
 
 @pytest.fixture
@@ -296,6 +329,21 @@ def test_the_process_of_a_program_has_nothing_of_the_host(
     runs.end_worker()
     with pytest.raises(ServiceError):
         spinning()
+
+
+def test_the_runtime_starts_the_same_few_threads_however_many_cores_there_are(runs: Runs) -> None:
+    def names() -> list[str]:
+        return [(task / "comm").read_text() for p in processes() for task in Path(f"/proc/{p.pid}/task").iterdir()]
+
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(runs, "sleep")
+        wait_until(lambda: any(name.startswith("tokio") for name in names()), "the program to run")
+        time.sleep(0.2)  # further ones would start now
+        threads = names()
+        runs.end_worker()
+        with pytest.raises(ServiceError, match="worker has ended"):
+            future.result(20)
+    assert len(threads) == 4, threads  # its own, two that compile, one that waits for input and output
 
 
 def test_running_programs_leaves_no_compiled_code_and_no_file_anywhere(runs: Runs) -> None:

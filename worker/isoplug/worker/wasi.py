@@ -21,7 +21,9 @@ __all__ = ["main"]
 
 #: Descriptors of the process: a dozen of the runtime's, the rest are the program's files.
 _OPEN_FILES = 256
-#: Elements of all tables together, at 8 bytes each, and how many tables and memories a module may have.
+#: The runtime would start threads by the number of cores, and 64 of them take all the memory that it has.
+_THREADS = {"RAYON_NUM_THREADS": "2", "TOKIO_WORKER_THREADS": "1"}
+#: Elements of a table, at 8 bytes each, and how many tables and memories a module may have.
 _TABLE_ELEMENTS = 1_000_000
 _TABLES = 16
 _MEMORIES = 1
@@ -41,6 +43,7 @@ def main(order_fd: int, verdict_fd: int, lifeline_fd: int) -> None:
             (resource.RLIMIT_NOFILE, _OPEN_FILES),
         )
     )
+    os.environ.update(_THREADS)
     os.write(verdict_fd, encode_verdict(_run(order)))
     os._exit(0)  # threads of the runtime may still wait for something
 

@@ -97,7 +97,7 @@ def _supervising(command: Callable[..., None]) -> Callable[..., None]:
     options = (
         click.option("--plugins", type=click.Path(), metavar="DIR", help="Folder with a folder per plugin."),
         click.option("--workspace", type=click.Path(), metavar="DIR", help="Folder that plugins see."),
-        click.option("--state", type=click.Path(), metavar="DIR", help="Folder for plugin storage."),
+        click.option("--state", type=click.Path(), metavar="DIR", help="Folder for storage, secrets, namespaces."),
         click.option("--root-index", metavar="FILE", help="The file, in the workspace, that grants permissions."),
         click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration (TOML)."),
     )

@@ -111,7 +111,7 @@ def _names(value: Any) -> Any:
 
 def _variable(value: str) -> str:
     if not value or "=" in value or "\0" in value:
-        raise ValueError('must be the name of an environment variable, such as "ISOPLUG_SECRETS_KEY"')
+        raise ValueError('must be the name of an environment variable, such as "ISOPLUG_AUTH_TOKEN"')
     return value
 
 
@@ -127,6 +127,7 @@ DurationOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=WEE
 # Typed int and not pydantic.ByteSize, so that hosts may pass plain numbers; ByteSize would also take bits and "64M".
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 HostPath = Annotated[Path, BeforeValidator(_path)]
+Variable = Annotated[str, AfterValidator(_variable)]
 
 
 def unit_of(field: FieldInfo) -> str:
@@ -249,7 +250,7 @@ class Server(_Section):
 
     url: str | None = None
     """None: there is none."""
-    auth_token_env: str = Field(default="ISOPLUG_AUTH_TOKEN", min_length=1)
+    auth_token_env: Variable = "ISOPLUG_AUTH_TOKEN"
     """The environment variable that holds the Bearer token. The token itself never stands in a file."""
 
 
@@ -260,7 +261,7 @@ class SecretsKey(_Section):
     """A file, an environment variable, or the system's keyring (needs the extra ``isoplug[keyring]``)."""
     key_file: HostPath | None = None
     """For the source ``file``. None: ``secrets.key`` in the state folder."""
-    key_env: Annotated[str, AfterValidator(_variable)] = "ISOPLUG_SECRETS_KEY"
+    key_env: Variable = "ISOPLUG_SECRETS_KEY"
     """For the source ``env``: the variable that holds base64 of 32 bytes."""
 
     @model_validator(mode="after")

@@ -115,5 +115,11 @@ class AddressPolicy:
 
 
 def _named(name: str) -> str:
-    is_bare_ipv6 = name.count(":") > 1 and not name.startswith("[")  # in a URL it stands in brackets
-    return canonical_host(f"[{name}]" if is_bare_ipv6 else name)
+    is_bare_ipv6 = name.count(":") > 1 and "/" not in name and not name.startswith("[")
+    try:
+        return canonical_host(f"[{name}]" if is_bare_ipv6 else name)
+    except ServiceError as error:
+        raise ServiceError(
+            f'{name!r} is not a host; write one as in URLs, without scheme, port and path, such as "nas.local" '
+            'or "10.0.0.5"'
+        ) from error

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.egress.addresses import AddressPolicy
-from isoplug.supervisor.egress.lookup import Lookups
+from isoplug.supervisor.egress.lookup import Lookups, asking_plugin
 from isoplug.supervisor.egress.loop import NetLoop
 from isoplug.supervisor.egress.protocol import HttpRequest, HttpResponse
 
@@ -38,8 +38,9 @@ class AiohttpClient:
         from isoplug.supervisor.egress.exchange import exchange
 
         work = partial(exchange, request, self._policy, self._lookups, self._max_response_bytes)
-        return self._loop.run(caller, self._in_turn(work))
+        return self._loop.run(caller, self._in_turn(caller.plugin_id, work))
 
-    async def _in_turn(self, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    async def _in_turn(self, plugin_id: str, work: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        asking_plugin.set(plugin_id)
         async with self._room:
             return await work()

@@ -9,24 +9,32 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from typing import TypeAlias
 
 from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.observe.logs import get_logger
 
-__all__ = ["Lookup", "Lookups", "system_lookup"]
+__all__ = ["Lookup", "Lookups", "asking_plugin", "system_lookup"]
 
 _log = get_logger(__name__)
 
 #: Addresses of a name, as text. Raises OSError when it has none. May block.
 Lookup: TypeAlias = Callable[[str], Sequence[str]]
 
-#: Threads at once. A resolver that hangs for its usual 10 s then costs so many threads, not one for each request.
-_MAX_THREADS = 16
+#: Threads at once. A resolver that hangs for its usual 10 s then costs so many threads, not one for each request; and
+#: a plugin that asks for names whose server never answers, and goes on before they are found, has its own to fill.
+_MAX_THREADS = 32
+_MAX_THREADS_OF_ONE = 4
 #: A name with more is not served better by trying them all.
 _MAX_ADDRESSES = 16
+
+
+#: For whom the coroutine works, so that plugins do not wait for each other's look-ups: a plugin's id.
+asking_plugin: ContextVar[str] = ContextVar("asking_plugin", default="")
 
 
 def system_lookup(host: str) -> list[str]:
@@ -42,14 +50,22 @@ class Lookups:
     def __init__(self, lookup: Lookup = system_lookup) -> None:
         self._lookup = lookup
         self._room = asyncio.Semaphore(_MAX_THREADS)
+        self._own_rooms: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(_MAX_THREADS_OF_ONE)
+        )
 
     async def addresses(self, host: str) -> list[str]:
         """Raises ServiceError."""
         loop = asyncio.get_running_loop()
         found: asyncio.Future[Sequence[str]] = loop.create_future()
+        own_room = self._own_rooms[asking_plugin.get()]
+
+        def leave() -> None:
+            self._room.release()
+            own_room.release()
 
         def tell(answer: Sequence[str] | BaseException) -> None:
-            self._room.release()  # only now: a thread that was left behind still takes its room
+            leave()  # only now: a thread that was left behind still takes its room
             if found.done():
                 return
             if isinstance(answer, BaseException):
@@ -66,11 +82,16 @@ class Lookups:
             with suppress(RuntimeError):  # the loop has ended meanwhile
                 loop.call_soon_threadsafe(tell, answer)
 
-        await self._room.acquire()
+        await own_room.acquire()
+        try:
+            await self._room.acquire()
+        except BaseException:
+            own_room.release()
+            raise
         try:
             threading.Thread(target=look, name="isoplug-lookup", daemon=True).start()
         except RuntimeError as error:
-            self._room.release()
+            leave()
             raise ServiceError(f"the host cannot start a thread to look up {host!r}: {error}") from error
         try:
             return list(await found)[:_MAX_ADDRESSES]

@@ -28,6 +28,8 @@ __all__ = ["open_session"]
 #: Of an answer: one header, and how many. Browsers take 256 KiB in all; large content policies have 10 KiB.
 _MAX_HEADER_BYTES = 16 * 1024
 _MAX_HEADERS = 128
+#: From one socket in one turn of the event loop. TLS has records of that size.
+_MAX_READ_BYTES = 16 * 1024
 #: Of the event loop, until it has noticed that a socket was shut down. It takes three.
 _TURNS = 100
 
@@ -101,10 +103,21 @@ def _socket_maker(host: str, policy: AddressPolicy, made: list[socket.socket]) -
         reason = policy.why_refused(host, address[0])
         if reason:
             raise PermissionError(errno.EACCES, f"{host!r} leads to {reason}")
-        made.append(socket.socket(family, kind, protocol))
+        made.append(_Sipping(family, kind, protocol))
         return made[-1]
 
     return make
+
+
+class _Sipping(socket.socket):
+    """A socket that is read a little at a time. asyncio asks for 256 KiB, and what was read is parsed in one turn of
+    the loop: a server that sends nothing but tiny chunks, frames or headers would stop everybody else for long."""
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        return super().recv(min(size, _MAX_READ_BYTES), flags)
+
+    def recv_into(self, buffer: Any, size: int = 0, flags: int = 0, /) -> int:
+        return super().recv_into(buffer, min(size or len(buffer), _MAX_READ_BYTES), flags)
 
 
 async def _end(sockets: Iterable[socket.socket]) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import struct
 from contextlib import AsyncExitStack, suppress
+from typing import Any
 
 import aiohttp
 from yarl import URL
@@ -24,7 +26,12 @@ __all__ = ["AiohttpSocket", "dial"]
 
 #: How long the goodbye may take before the connection is cut off.
 _GOODBYE_SECONDS = 1.0
+#: What one ping or pong costs its connection in time to read on. Servers send one in half a minute; one that sends them
+#: as fast as it can would otherwise keep the loop, which is everybody's, busy with answers.
+_CONTROL_SECONDS = 0.01
+_CLOSE_FRAME = struct.pack("!H", aiohttp.WSCloseCode.OK)
 
+_CONTROL = (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.PONG)
 _LOST = (aiohttp.ClientError, OSError, RuntimeError)  # RuntimeError: the transport was closed in the meantime
 
 
@@ -44,7 +51,8 @@ async def dial(
         try:
             peer = await session.ws_connect(
                 URL(url, encoded=True),
-                timeout=aiohttp.ClientWSTimeout(ws_close=_GOODBYE_SECONDS),
+                autoclose=False,
+                autoping=False,
                 max_msg_size=max_message_bytes + 1,  # aiohttp refuses what is as large as its bound
             )
             line: socket.socket | None = peer.get_extra_info("socket")
@@ -64,11 +72,13 @@ class AiohttpSocket:
         self._peer = peer
 
     async def receive(self) -> bytes | str:
-        """The next message. Answers pings on the way."""
-        try:
-            message = await self._peer.receive()
-        except _LOST:
-            raise ServiceError("the connection broke") from None
+        """The next message. Answers pings on the way. Each takes at least one turn of the loop, also when a thousand
+        lie there already: it is everybody's loop."""
+        while (message := await self._next()).type in _CONTROL:
+            if message.type is aiohttp.WSMsgType.PING:
+                await self._send_frame(message.data, aiohttp.WSMsgType.PONG)
+            await asyncio.sleep(_CONTROL_SECONDS)
+        await asyncio.sleep(0)
         match message.type:
             case aiohttp.WSMsgType.BINARY | aiohttp.WSMsgType.TEXT:
                 data: bytes | str = message.data
@@ -83,28 +93,35 @@ class AiohttpSocket:
                 raise ServiceError("the connection broke")
 
     async def send(self, message: bytes | str) -> None:
-        try:
-            if isinstance(message, bytes):
-                await self._peer.send_bytes(message)
-            else:
-                await self._peer.send_str(message)
-        except _LOST:
-            raise ServiceError("the connection broke") from None
+        if isinstance(message, bytes):
+            await self._send_frame(message, aiohttp.WSMsgType.BINARY)
+        else:
+            await self._send_frame(message.encode(), aiohttp.WSMsgType.TEXT)
 
     async def ping(self) -> None:
+        await self._send_frame(b"", aiohttp.WSMsgType.PING)
+
+    async def close(self) -> None:
+        """Say goodbye, briefly; afterwards there is no socket, whatever the server does. The server's goodbye is not
+        waited for: aiohttp would read all that comes before it, without a turn of the loop for anybody else."""
         try:
-            await self._peer.ping()
+            with suppress(TimeoutError, ServiceError):
+                async with asyncio.timeout(_GOODBYE_SECONDS):
+                    await self._send_frame(_CLOSE_FRAME, aiohttp.WSMsgType.CLOSE)
+        finally:
+            await self._session.aclose()  # shuts the socket down, whatever the server has not taken yet
+
+    async def _next(self) -> Any:
+        try:
+            return await self._peer.receive()
         except _LOST:
             raise ServiceError("the connection broke") from None
 
-    async def close(self) -> None:
-        """Say goodbye, briefly; afterwards there is no socket, whatever the server does."""
+    async def _send_frame(self, data: bytes, kind: aiohttp.WSMsgType) -> None:
         try:
-            with suppress(TimeoutError, *_LOST):
-                async with asyncio.timeout(_GOODBYE_SECONDS):
-                    await self._peer.close()
-        finally:
-            await self._session.aclose()  # shuts the socket down, whatever the server has not taken yet
+            await self._peer.send_frame(data, kind)
+        except _LOST:
+            raise ServiceError("the connection broke") from None
 
 
 def _why_refused(error: Exception) -> str:

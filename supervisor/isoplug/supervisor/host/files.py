@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from isoplug.supervisor.host.registry import (
     constant,
     envelope,
     error_string,
+    from_base64,
     host_function,
     to_json,
 )
@@ -127,11 +127,7 @@ def _write_file(context: HostContext, request: _WriteText) -> None:
 
 @host_function("host_write_binary", _WriteText, refuse=error_string, max_input_bytes=None)
 def _write_binary(context: HostContext, request: _WriteText) -> None:
-    try:
-        content = base64.b64decode(request.content, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(f"malformed input: content: not base64 ({error})") from error
-    _write(context, request.path, content)
+    _write(context, request.path, from_base64(request.content, "content"))
 
 
 @host_function("host_delete_file", _Path, refuse=error_string)

@@ -10,7 +10,6 @@ with older SDKs take for base64, and which loses bytes that are not UTF-8; guest
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -18,9 +17,9 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
-from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
+from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.registry import Nothing, Request, envelope, host_function, to_json
+from isoplug.supervisor.host.registry import Nothing, Request, envelope, from_base64, host_function
 from isoplug.supervisor.host.services import RuntimeContext
 from isoplug.supervisor.namespaces import (
     Audience,
@@ -124,21 +123,21 @@ class _Build(_Namespace):
 
 
 @host_function("host_namespace_create", _Create, refuse=envelope, max_input_bytes=_METADATA_BYTES)
-def _create(context: HostContext, request: _Create) -> bytes:
-    return _fitting(context, _namespace_json(_provider(context).create(context.caller, request.metadata)))
+def _create(context: HostContext, request: _Create) -> dict[str, Any]:
+    return _told(_provider(context).create(context.caller, request.metadata))
 
 
 @host_function("host_namespace_list", Nothing, refuse=envelope)
-def _list(context: HostContext, _: Nothing) -> bytes:
-    return _fitting(context, list(map(_namespace_json, _provider(context).list(context.caller))))
+def _list(context: HostContext, _: Nothing) -> list[dict[str, Any]]:
+    return list(map(_told, _provider(context).list(context.caller)))
 
 
 @host_function("host_namespace_send_email", _SendEmail, refuse=envelope)
-def _send_email(context: HostContext, request: _SendEmail) -> bytes:
+def _send_email(context: HostContext, request: _SendEmail) -> dict[str, Any]:
     sent = _provider(context).send_email(
         context.caller, request.ns_id, request.audience, request.subject, request.reply_to
     )
-    return _fitting(context, asdict(sent))
+    return asdict(sent)
 
 
 @host_function("host_namespace_build", _Build, refuse=envelope)
@@ -152,13 +151,9 @@ def _build(context: HostContext, request: _Build) -> dict[str, bool]:
 
 @host_function("host_namespace_put_object", _Put, refuse=envelope, max_input_bytes=None)
 def _put_object(context: HostContext, request: _Put) -> dict[str, bool]:
-    try:
-        content = base64.b64decode(request.body_base64, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(f"malformed input: body_base64: not base64 ({error})") from error
     new = NewObject(
         request.key,
-        content,
+        from_base64(request.body_base64, "body_base64"),
         request.mime_type,
         request.audience,
         request.file_ark,
@@ -178,21 +173,21 @@ def _get_object(context: HostContext, request: _Object) -> dict[str, str]:
 
 
 @host_function("host_namespace_get_objects_batch", _Batch, refuse=envelope, max_input_bytes=_BATCH_INPUT_BYTES)
-def _get_objects(context: HostContext, request: _Batch) -> bytes:
+def _get_objects(context: HostContext, request: _Batch) -> dict[str, Any]:
     provider, max_bytes = _provider(context), _room_bytes(context, request.keys)
     found = provider.get_objects(context.caller, request.ns_id, request.keys, max_bytes)
-    return _fitting(context, _batch_json(found))
+    return _batch_json(found)
 
 
 @host_function(
     "host_namespace_get_objects_batches_concurrent", _Batches, refuse=envelope, max_input_bytes=_BATCH_INPUT_BYTES
 )
-def _get_batches(context: HostContext, request: _Batches) -> bytes:
+def _get_batches(context: HostContext, request: _Batches) -> dict[str, Any]:
     keys = check_keys([key for batch in request.batches for key in batch])
     provider, max_bytes = _provider(context), _room_bytes(context, keys)
     concurrency = 4 if request.max_concurrency is None else request.max_concurrency
     found = read_batches(provider, context.caller, request.ns_id, request.batches, concurrency, max_bytes)
-    return _fitting(context, _batch_json(found))
+    return _batch_json(found)
 
 
 @host_function("host_namespace_delete_object", _Object, refuse=envelope)
@@ -202,11 +197,11 @@ def _delete_object(context: HostContext, request: _Object) -> dict[str, bool]:
 
 
 @host_function("host_namespace_list_objects", _ListObjects, refuse=envelope)
-def _list_objects(context: HostContext, request: _ListObjects) -> bytes:
+def _list_objects(context: HostContext, request: _ListObjects) -> list[dict[str, Any]]:
     found = _provider(context).list_objects(
         context.caller, request.ns_id, prefix=request.prefix or "", limit=request.limit, offset=request.offset or 0
     )
-    return _fitting(context, list(map(_object_json, found)))
+    return list(map(_told, found))
 
 
 # --- audiences ----------------------------------------------------------------------------------------------------
@@ -220,8 +215,8 @@ def _sync_audience(context: HostContext, request: _SyncAudience) -> dict[str, bo
 
 
 @host_function("host_namespace_list_audiences", _Namespace, refuse=envelope)
-def _list_audiences(context: HostContext, request: _Namespace) -> bytes:
-    return _fitting(context, {"audiences": list(_provider(context).list_audiences(context.caller, request.ns_id))})
+def _list_audiences(context: HostContext, request: _Namespace) -> dict[str, list[str]]:
+    return {"audiences": list(_provider(context).list_audiences(context.caller, request.ns_id))}
 
 
 @host_function("host_namespace_delete_audience", _Audience, refuse=envelope)
@@ -279,25 +274,6 @@ def _room_bytes(context: HostContext, keys: Sequence[str]) -> int:
     return max(0, (context.services.frame_bytes - names) * 3 // 4)
 
 
-def _fitting(context: HostContext, answer: Any) -> bytes:
-    """``answer`` as JSON. Raises ResourceLimitExceeded when it does not fit into a frame."""
-    encoded = to_json(answer)
-    bound = context.services.frame_bytes
-    if len(encoded) > bound:
-        raise ResourceLimitExceeded(
-            context.plugin_id, "the size of the answer in bytes", len(encoded), bound, "ask for less at once"
-        )
-    return encoded
-
-
-def _namespace_json(namespace: Namespace) -> dict[str, Any]:
-    return _told(asdict(namespace))
-
-
-def _object_json(info: ObjectInfo) -> dict[str, Any]:
-    return _told(asdict(info))
-
-
 def _batch_json(batch: Batch) -> dict[str, Any]:
     objects = {
         key: {
@@ -310,5 +286,6 @@ def _batch_json(batch: Batch) -> dict[str, Any]:
     return {"objects": objects, "errors": dict(batch.errors)} if batch.errors else {"objects": objects}
 
 
-def _told(fields: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+def _told(value: Namespace | ObjectInfo) -> dict[str, Any]:
+    """Without what is not known."""
+    return {name: field for name, field in asdict(value).items() if field is not None}

@@ -65,7 +65,10 @@ def _server(server_url: object) -> HttpUrl:
 
 def _token(token: object) -> str:
     if not isinstance(token, str) or not token:
-        raise ServiceError("this host is not signed in to its server: there is no auth_token in its runtime context")
+        raise ServiceError(
+            "this host is not signed in to its server; its token comes from the environment variable in "
+            "server.auth_token_env, or from its runtime context"
+        )
     if not token.isascii() or not token.isprintable():
         raise ServiceError("the host's auth_token cannot be sent: it has characters that no header may hold")
     return token
@@ -80,7 +83,9 @@ def _url(server: HttpUrl, proxy_id: str, path: str) -> HttpUrl:
     if any(part.partition(";")[0] in (".", "..") for part in re.split(r"[/\\]", _decoded(path.partition("?")[0]))):
         raise ServiceError("path has a '.' or '..' in it")
     tail = f"/{quote(path, safe=_PATH_AND_QUERY)}" if path else ""
-    return HttpUrl.parse(f"{server.scheme}://{server.authority}{server.path.rstrip('/')}/api/proxy/{proxy_id}{tail}")
+    return HttpUrl.parse(
+        f"{server.scheme}://{server.authority}{server.path.rstrip('/').removesuffix('/api')}/api/proxy/{proxy_id}{tail}"
+    )
 
 
 def _decoded(text: str) -> str:

@@ -3,13 +3,15 @@
     @host_function("host_read_file", PathRequest, refuse=envelope)
     def read_file(context: HostContext, request: PathRequest) -> bytes: ...
 
-The path: bound the input, parse it into the request's model, run the function, encode what it returns. Whatever goes
-wrong is answered in the function's own error form (``refuse``); a function without one aborts the guest's call with
-``GuestAbort``. Nothing else leaves here, whatever a guest sends and whatever a service raises.
+The path: bound the input, parse it into the request's model, run the function, encode what it returns, and bound that
+as well. Whatever goes wrong is answered in the function's own error form (``refuse``); a function without one aborts
+the guest's call with ``GuestAbort``. Nothing else leaves here, whatever a guest sends and whatever a service raises.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +19,7 @@ from typing import Any, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from isoplug.shared.errors import PermissionDenied, PluginError, ServiceError
+from isoplug.shared.errors import PermissionDenied, PluginError, ResourceLimitExceeded, ServiceError
 from isoplug.shared.limits import clip
 from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.observe.logs import get_logger
@@ -33,6 +35,7 @@ __all__ = [
     "constant",
     "envelope",
     "error_string",
+    "from_base64",
     "host_function",
     "to_json",
 ]
@@ -85,7 +88,7 @@ class HostFunction:
     def run(self, context: HostContext, payload: bytes) -> bytes:
         """Answer one host call. Raises GuestAbort, and nothing else."""
         try:
-            return _encode(self.function(context, self._parse(context, payload)))
+            return _fitting(context, _encode(self.function(context, self._parse(context, payload))))
         except PermissionDenied as error:
             _log.info("permission.denied", plugin=context.plugin_id, function=self.name, reason=str(error))
             return self._fail(str(error))
@@ -95,7 +98,7 @@ class HostFunction:
             return self._fail(str(error))
         except Exception:  # noqa: BLE001  a service of the host's own may raise anything; no guest may see it
             _log.exception("host_function.failed", plugin=context.plugin_id, function=self.name)
-            return self._fail(f"{self.name}: internal error of the host")
+            return self._fail(f"{self.name}: internal error of the host; its log says why")
 
     def _parse(self, context: HostContext, payload: bytes) -> Any:
         bound = context.services.frame_bytes if self.max_input_bytes is None else self.max_input_bytes
@@ -165,6 +168,27 @@ def _encode(answer: Any) -> bytes:
     if isinstance(answer, str):
         return answer.encode("utf-8", "replace")
     return to_json(answer)
+
+
+def from_base64(text: str, field: str) -> bytes:
+    """The bytes of a request's ``field``. Raises ServiceError."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ServiceError(f"malformed input: {field}: not base64 ({error})") from error
+
+
+def _fitting(context: HostContext, answer: bytes) -> bytes:
+    bound = context.services.frame_bytes
+    if len(answer) > bound:
+        raise ResourceLimitExceeded(
+            context.plugin_id,
+            "the size of the answer in bytes",
+            len(answer),
+            bound,
+            "ask for less at once, or let the host raise limits.frame",
+        )
+    return answer
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from isoplug.shared.errors import ResourceLimitExceeded
 from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.host.registry import Nothing, Request, constant, host_function
 
@@ -21,19 +20,16 @@ class _Token(Request):
 
 @host_function("host_get_runtime_context", Nothing, refuse=constant(b"{}"))
 def _runtime_context(context: HostContext, _: Nothing) -> dict[str, Any]:
-    return context.services.runtime_context.get(context.plugin_id)
+    told = context.services.runtime_context.get(context.plugin_id)
+    if not isinstance(told, dict):  # a host's own; guests read fields from it
+        raise TypeError(f"RuntimeContext.get returned {type(told).__name__}, not a dict")
+    return told
 
 
 @host_function("host_request_file", _Key, refuse=constant(b""))
 def _request_file(context: HostContext, request: _Key) -> bytes | None:
     offered = context.offered_files.get(request.key)
-    if offered is None:
-        offered = context.services.files.read(context.plugin_id, request.key)
-    if offered is not None and len(offered) > context.services.frame_bytes:
-        raise ResourceLimitExceeded(
-            context.plugin_id, f"the size of {request.key!r} in bytes", len(offered), context.services.frame_bytes
-        )
-    return offered
+    return context.services.files.read(context.plugin_id, request.key) if offered is None else offered
 
 
 @host_function("host_is_cancelled", _Token, refuse=None)

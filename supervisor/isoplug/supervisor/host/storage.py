@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
-from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.registry import Request, constant, error_string, host_function
+from isoplug.supervisor.host.registry import Request, constant, error_string, from_base64, host_function
 from isoplug.supervisor.permissions import Permission
 
 __all__: list[str] = []
@@ -32,8 +30,5 @@ def _storage_get(context: HostContext, request: _Get) -> dict[str, str] | None:
 @host_function("host_storage_set", _Set, refuse=error_string, max_input_bytes=None)
 def _storage_set(context: HostContext, request: _Set) -> None:
     context.require(Permission.PLUGIN_STORAGE, request.key)
-    try:
-        value = base64.b64decode(request.data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(f"malformed input: data: not base64 ({error})") from error
+    value = from_base64(request.data, "data")
     context.services.storage.set(context.plugin_id, request.key, value, context.storage_quota_bytes)

@@ -18,7 +18,7 @@ from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceErr
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.database import Database
 from isoplug.supervisor.namespaces.names import json_text
-from isoplug.supervisor.namespaces.objects import ObjectFiles
+from isoplug.supervisor.namespaces.objects import STORE_ID, ObjectFiles
 from isoplug.supervisor.namespaces.protocol import (
     Audience,
     Batch,
@@ -50,13 +50,14 @@ class EmbeddedNamespaces:
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self._quota_bytes = quota_bytes
-        self._database = Database(folder / "namespaces.sqlite3", what="namespaces", tables=TABLES)
+        path = folder / "namespaces.sqlite3"
+        self._database = Database(path, what="namespaces", tables=TABLES)
         try:
-            self._files = ObjectFiles(folder / "objects", self._files_in_use)
+            self._files = ObjectFiles(folder / "objects", self._store_id(), self._files_in_use)
         except BaseException as error:
             self._database.close()
             if isinstance(error, ServiceError):
-                raise SetupError(str(error)) from error
+                raise SetupError(f"{str(path)!r}: {error}") from error
             raise
 
     def host(self, plugin_id: str) -> None:
@@ -64,7 +65,7 @@ class EmbeddedNamespaces:
         return
 
     def close(self) -> None:
-        """See ``NamespaceProvider.close``."""
+        """Let go of files. May be called again."""
         self._database.close()
         self._files.close()
 
@@ -195,11 +196,19 @@ class EmbeddedNamespaces:
                 rows.require_namespace(ns_id)
             yield rows
 
-    def _files_in_use(self) -> set[str] | None:
-        """None when the database is new. One that is not has namespaces, since those are never deleted."""
+    def _store_id(self) -> str:
         with self._database.use(None, "read") as connection:
-            if connection.execute("SELECT 1 FROM namespaces LIMIT 1").fetchone() is None:
-                return None
+            row = connection.execute("SELECT CAST(id AS TEXT) FROM store").fetchone()
+            if row is None or not STORE_ID.fullmatch(str(row[0])):
+                raise ServiceError(
+                    "cannot read the namespaces: the file is damaged: restore it from a backup, or move it away to "
+                    "start empty"
+                )
+            store_id: str = row[0]
+            return store_id
+
+    def _files_in_use(self) -> set[str]:
+        with self._database.use(None, "read") as connection:
             return {name for (name,) in connection.execute("SELECT file FROM objects")}
 
     def _write(self, new: NewObject) -> StoredObject:
@@ -212,13 +221,21 @@ class EmbeddedNamespaces:
         if stored is None:
             # "not found": by these words, which servers answer too, guests tell an absence from a failure.
             raise ServiceError(f"object {key!r} not found; host_namespace_list_objects tells which there are")
+        if not isinstance(stored.file, str) or not isinstance(
+            stored.size_bytes, int
+        ):  # SQLite's pages have no checksum
+            raise _damaged(key)
         return stored
 
 
 def _undamaged(key: str, content: bytes, stored: StoredObject) -> ObjectContent:
     if hashlib.sha256(content).hexdigest() != stored.content_hash:
-        raise ServiceError(f"the object {key!r} is damaged on the host's disk; store it again")
+        raise _damaged(key)
     return ObjectContent(content, stored.mime_type)
+
+
+def _damaged(key: str) -> ServiceError:
+    return ServiceError(f"the object {key!r} is damaged on the host's disk; store it again")
 
 
 def _without_password(gate: Gate) -> dict[str, Any]:

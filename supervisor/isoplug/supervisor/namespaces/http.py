@@ -49,6 +49,9 @@ _GONE: Final = frozenset({404})
 _WORDS_BYTES: Final = 300
 """Of a server's own words in an error."""
 
+_WORDY_BYTES: Final = 64 * 1024
+"""JSON longer than that is not looked through for words."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -100,7 +103,7 @@ class HttpNamespaces:
         return _base(self._server_of(plugin_id)).host
 
     def close(self) -> None:
-        """See ``NamespaceProvider.close``."""
+        """Nothing to let go of."""
 
     # --- namespaces -------------------------------------------------------------------------------------------------
 
@@ -282,27 +285,27 @@ def _refused(response: HttpResponse, token: str | None) -> ServiceError:
     status = response.status
     if 300 <= status < 400:
         return ServiceError(f"the server answered with a redirect ({status}); the host has to name its final URL")
-    words = _words(response)
-    if token:
-        words = words.replace(token, "[token]")
+    words = _words(response, token)
     advice = "; the host's auth_token may be missing, wrong or of somebody else" if status in (401, 403) else ""
     return ServiceError(f"the server answered {status}{f': {words}' if words else ''}{advice}")
 
 
-def _words(response: HttpResponse) -> str:
-    """What the server says about an error: in JSON, or as plain text; pages are for people."""
+def _words(response: HttpResponse, token: str | None) -> str:
+    """What the server says about an error: in JSON, or as plain text; pages are for people. Without the token, of which
+    no part may be left where the words are cut."""
     text = ""
     media_type = _header(response, "content-type").partition(";")[0].strip().lower()
     if media_type in ("text/plain", ""):
-        text = response.body[: 4 * _WORDS_BYTES].decode("utf-8", "replace")
-    elif media_type == "application/json":
+        text = response.body.decode("utf-8", "replace")
+    elif media_type == "application/json" and len(response.body) <= _WORDY_BYTES:
         try:
             answer = from_json(response.body)
         except ValueError:
             answer = None
         said = answer.get("error") or answer.get("message") if isinstance(answer, dict) else None
         text = said if isinstance(said, str) else ""
-    printable = "".join(character if character.isprintable() else " " for character in text)
+    text = text.replace(token, "[token]") if token else text
+    printable = "".join(character if character.isprintable() else " " for character in text[: 4 * _WORDS_BYTES])
     return clip(" ".join(printable.split()), _WORDS_BYTES)
 
 

@@ -1,42 +1,51 @@
 """Reads a multipart body (RFC 2046, section 5.1) whose parts are bytes of any kind.
 
-The standard library's e-mail parser reads the parts' headers. It does not cut the body: it takes parts for text with
-lines, and one that is itself of type ``multipart`` or ``message`` for something to take apart.
+Not with the standard library's e-mail package: it takes parts for text with lines, and one that is itself of type
+``multipart`` or ``message`` for something to take apart. Of headers that are made for it, it takes time that grows with
+the square of their length, or codecs that raise anything.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from email.message import Message
-from email.parser import HeaderParser
-from email.utils import collapse_rfc2231_value
 from typing import Final
+from urllib.parse import unquote
 
 from isoplug.shared.errors import ServiceError
 
 __all__ = ["Part", "boundary_of", "parse_multipart"]
 
 _MAX_HEADER_BYTES: Final = 16 * 1024
+_MAX_HEADERS: Final = 32
+
+_FOLD: Final = re.compile(r"\r\n[ \t]+")
+#: One parameter of a header's value. A quoted one may end in a backslash that escapes nothing (servers forget to escape
+#: it), when it is the last. Each character is looked at a few times at most: what one match fails on, no other begins.
+_PARAMETER: Final = re.compile(r';\s*([^\s=;"]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|"(.*)"$|([^;"]*))')
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """``file_name`` is that of the part's ``Content-Disposition``."""
+    """``headers`` have names in lower case; ``file_name`` is that of the part's ``Content-Disposition``."""
 
-    headers: Message
+    headers: Mapping[str, str]
     content: bytes = field(repr=False)
 
     @property
     def file_name(self) -> str | None:
-        value = self.headers.get_param("filename", None, "content-disposition")
-        return None if value is None else collapse_rfc2231_value(value)
+        parameters = _parameters(self.headers.get("content-disposition", ""))
+        charset, _, encoded = parameters.get("filename*", "").partition("'")
+        if charset.lower() == "utf-8":  # RFC 8187
+            return unquote(encoded.partition("'")[2], errors="replace")
+        return parameters.get("filename")
 
 
 def boundary_of(content_type: str) -> str | None:
     """The boundary that a ``Content-Type`` names; None when it is not a multipart one, or names none."""
-    headers = Message()
-    headers["content-type"] = content_type
-    return (headers.get_boundary() or None) if headers.get_content_maintype() == "multipart" else None
+    is_multipart = content_type.strip().lower().startswith("multipart/")
+    return (_parameters(content_type).get("boundary") or None) if is_multipart else None
 
 
 def parse_multipart(body: bytes, boundary: str, max_parts: int) -> list[Part]:
@@ -59,7 +68,7 @@ def parse_multipart(body: bytes, boundary: str, max_parts: int) -> list[Part]:
     return parts
 
 
-def _read_headers(body: bytes, position: int) -> tuple[Message, int]:
+def _read_headers(body: bytes, position: int) -> tuple[dict[str, str], int]:
     """The headers behind a delimiter, and where the content begins."""
     while body[position : position + 1] in (b" ", b"\t"):
         position += 1
@@ -67,7 +76,20 @@ def _read_headers(body: bytes, position: int) -> tuple[Message, int]:
     if not body.startswith(b"\r\n", position) or end < 0:
         raise _broken("a part's headers do not end")
     text = body[position + 2 : max(end, position + 2)].decode("utf-8", "replace")
-    return HeaderParser().parsestr(text), end + 4
+    lines = _FOLD.sub(" ", text).split("\r\n", _MAX_HEADERS)
+    if len(lines) > _MAX_HEADERS:
+        raise _broken(f"a part has more than {_MAX_HEADERS} headers")
+    split = (line.partition(":") for line in lines)
+    return {name.strip().lower(): value.strip() for name, _, value in split}, end + 4
+
+
+def _parameters(value: str) -> dict[str, str]:
+    """What stands behind the semicolons of a header's value; names in lower case."""
+    parameters: dict[str, str] = {}
+    for name, quoted, unescaped, plain in _PARAMETER.findall(value):
+        text = (quoted or unescaped).replace("\\\\", "\\").replace('\\"', '"') or plain.strip()
+        parameters.setdefault(name.lower(), text)
+    return parameters
 
 
 def _end_of_content(body: bytes, delimiter: bytes, start: int, length: str | None) -> int:
@@ -84,7 +106,8 @@ def _end_of_content(body: bytes, delimiter: bytes, start: int, length: str | Non
 def _find_delimiter(body: bytes, delimiter: bytes, start: int) -> int:
     """Where the line break stands that belongs to the next delimiter."""
     while (found := body.find(b"\r\n" + delimiter, start)) >= 0:
-        following = body[found + 2 + len(delimiter) :][:2]
+        behind = found + 2 + len(delimiter)
+        following = body[behind : behind + 2]
         if following in (b"\r\n", b"--") or following[:1] in (b" ", b"\t"):
             return found
         start = found + 2  # a longer word that begins like the boundary

@@ -4,6 +4,9 @@ A file is written whole before the database names it and removed after the datab
 database names is always there. A crash in between leaves a file that nobody names; such files are removed by the next
 supervisor that finds itself alone on the folder. That is what the folder's lock tells: everyone holds it shared, and
 the kernel drops it with its holder, however that ends.
+
+Names begin with the id of the database. A damaged one may be moved away, be replaced by a new one and come back after
+all: files of another database are not ours to remove.
 """
 
 from __future__ import annotations
@@ -11,19 +14,24 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from isoplug.shared.errors import ServiceError, SetupError
-from isoplug.supervisor.files import put, read_bounded, reason, sync_directory
+from isoplug.supervisor.files import TEMPORARY_PREFIX, put, read_bounded, reason, sync_directory
 from isoplug.supervisor.observe.logs import get_logger
 
-__all__ = ["ObjectFiles"]
+__all__ = ["STORE_ID", "ObjectFiles"]
 
 _log = get_logger(__name__)
+
+STORE_ID: Final = re.compile(r"[0-9a-f]{16}")
+"""What a database is called in the names of its files."""
 
 _DISK_IS_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -33,15 +41,16 @@ class ObjectFiles:
 
     Args:
         folder: made with mode 0700 when missing; its parent exists.
-        in_use: the names of all files that the database names, asked for when nobody else has the folder. None: the
-            database is new, so files that are there belong to one that was moved away, and stay.
+        store_id: the database's.
+        in_use: the names of all files that the database names, asked for when nobody else has the folder.
 
     Raises:
         SetupError: the folder cannot be made, opened or locked.
     """
 
-    def __init__(self, folder: Path, in_use: Callable[[], Set[str] | None]) -> None:
+    def __init__(self, folder: Path, store_id: str, in_use: Callable[[], Set[str]]) -> None:
         self._folder = folder
+        self._own_prefix = f"{store_id}-"
         try:
             _make(folder)
             self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -65,7 +74,7 @@ class ObjectFiles:
 
     def write(self, content: bytes) -> str:
         """A new file, durable when this returns; its name. Raises ServiceError, and then there is none."""
-        name = secrets.token_hex(16)
+        name = f"{self._own_prefix}{secrets.token_hex(16)}"
         try:
             with self._opened() as descriptor:
                 put(descriptor, name, content, old=None, new_mode=0o600, exclusive=True)
@@ -80,7 +89,7 @@ class ObjectFiles:
             return read_bounded(self._folder / name, size_bytes)
         except FileNotFoundError:
             return None
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter: a NUL in a damaged name
             raise ServiceError(f"the host cannot read the object: {reason(error)}") from error
 
     def remove(self, name: str) -> None:
@@ -109,7 +118,7 @@ class ObjectFiles:
         finally:
             os.close(descriptor)
 
-    def _lock(self, in_use: Callable[[], Set[str] | None]) -> None:
+    def _lock(self, in_use: Callable[[], Set[str]]) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -118,16 +127,16 @@ class ObjectFiles:
             self._sweep(in_use())
         fcntl.flock(self._descriptor, fcntl.LOCK_SH)  # waits only for another one's sweep
 
-    def _sweep(self, in_use: Set[str] | None) -> None:
-        present = os.listdir(self._descriptor)
-        if in_use is None:
-            if present:
-                _log.warning("object_files.without_database", folder=str(self._folder), files=len(present))
-            return
-        for name in present:
-            if name not in in_use:
+    def _sweep(self, in_use: Set[str]) -> None:
+        foreign = 0
+        for name in os.listdir(self._descriptor):
+            if not name.startswith((self._own_prefix, TEMPORARY_PREFIX)):
+                foreign += 1
+            elif name not in in_use:
                 _log.info("object_file.left_over", file=name)
                 self.remove(name)
+        if foreign:
+            _log.warning("object_files.of_another_database", folder=str(self._folder), files=foreign)
 
 
 def _make(folder: Path) -> None:

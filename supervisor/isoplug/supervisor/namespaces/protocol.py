@@ -162,7 +162,3 @@ class NamespaceProvider(Protocol):
     def build(self, caller: Caller, ns_id: str, base_url: str | None) -> None:
         """Make web pages of the namespace's objects."""
         ...
-
-    def close(self) -> None:
-        """Let go of files. May be called again."""
-        ...

@@ -2,6 +2,8 @@
 
 Every row begins with the plugin's id, so plugins cannot see each other's namespaces. Invariant: ``usage`` holds, for
 each plugin, what all its rows cost and how many objects it has; a row and its cost change in one transaction.
+
+``store`` has one row, made with the file: the id that tells its objects' files from those of another database.
 """
 
 from __future__ import annotations
@@ -60,6 +62,8 @@ TABLES: Final = (
         bytes     INTEGER NOT NULL,
         objects   INTEGER NOT NULL
     )""",
+    "CREATE TABLE store (id TEXT NOT NULL)",
+    "INSERT INTO store VALUES (lower(hex(randomblob(8))))",
 )
 
 _ROW_BYTES: Final = 128

@@ -95,7 +95,7 @@ class EncryptedSecrets:
             opened.storage.set(plugin_id, key, b"", 0)
 
     def close(self) -> None:
-        """See ``Secrets.close``. A call that still waits for a keyring does not hold this up for long."""
+        """Let go of the secrets. May be called again. A call that waits for a keyring delays it only briefly."""
         self._is_closed = True
         if self._lock.acquire(timeout=_PATIENCE_SECONDS):
             try:

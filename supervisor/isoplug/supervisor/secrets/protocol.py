@@ -36,7 +36,3 @@ class Secrets(Protocol):
     def delete(self, plugin_id: str, key: str) -> None:
         """Forget the value, if there is one. Raises ServiceError as ``set`` does."""
         ...
-
-    def close(self) -> None:
-        """Let go of the secrets. May be called again."""
-        ...

@@ -35,7 +35,3 @@ class Storage(Protocol):
             ServiceError: the storage cannot be written; nothing was acknowledged.
         """
         ...
-
-    def close(self) -> None:
-        """Wait for calls in progress and let go of the storage. May be called again."""
-        ...

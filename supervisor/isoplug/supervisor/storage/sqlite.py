@@ -83,7 +83,7 @@ class SqliteStorage:
         return value
 
     def close(self) -> None:
-        """See ``Storage.close``."""
+        """Wait for calls in progress and let go of the storage. May be called again."""
         self._database.close()
 
     def _set(self, connection: Connection, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:

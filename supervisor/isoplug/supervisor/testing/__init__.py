@@ -5,9 +5,9 @@
     with PluginHarness("target/plugin.wasm", permissions={"read_files": ["all"]}) as plugin:
         assert plugin.command("count", {"path": "README.md"}) == {"words": 0}
 
-Everything is real (supervisor, worker process, files, host functions) but what reaches beyond the machine. The
-recording services can be handed to any ``Supervisor``. Under pytest, the fixture ``isoplug_plugin`` makes harnesses and
-closes them after the test (``pytest_plugin``).
+Supervisor, worker process, files, namespaces and host functions are real. The network, events, permissions, storage and
+secrets are services that remember, which can be handed to any ``Supervisor`` as well. Under pytest, the fixture
+``isoplug_plugin`` makes harnesses and closes them after the test (``pytest_plugin``).
 
 The names below are imported when they are first used: pytest loads ``pytest_plugin``, and with it this module, in each
 of its runs.

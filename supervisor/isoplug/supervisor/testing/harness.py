@@ -98,11 +98,11 @@ class PluginHarness:
             #: The folder that the plugin sees.
             self.workspace = _workspace(workspace, folder / "workspace")
             # Typed as the recording ones, which they are unless the caller gave others.
-            self.events = cast(RecordingEvents, events or RecordingEvents())
-            self.storage = cast(RecordingStorage, storage or RecordingStorage())
-            self.http = cast(RecordingHttp, http or RecordingHttp())
-            self.secrets = cast(MemorySecrets, secrets or MemorySecrets())
-            self.websockets = cast(RecordingSockets, websockets or RecordingSockets())
+            self.events = cast(RecordingEvents, RecordingEvents() if events is None else events)
+            self.storage = cast(RecordingStorage, RecordingStorage() if storage is None else storage)
+            self.http = cast(RecordingHttp, RecordingHttp() if http is None else http)
+            self.secrets = cast(MemorySecrets, MemorySecrets() if secrets is None else secrets)
+            self.websockets = cast(RecordingSockets, RecordingSockets() if websockets is None else websockets)
             self.permissions = cast(RecordingPermissions, self._checker(permissions))
             #: For all that the harness has no method for.
             self.supervisor = cleanup.enter_context(

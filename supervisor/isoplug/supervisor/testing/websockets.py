@@ -95,8 +95,9 @@ class RecordingSockets:
     # --- what the server does -------------------------------------------------------------------------------------
 
     def deliver(self, message: Message, plugin_id: str | None = None, *, timeout: float = _PATIENCE_SECONDS) -> None:
-        """Send a message to the guest. Raises InvalidArgument when there is no such connection, AssertionError when too
-        much waits for the guest and it has not come to that within ``timeout`` seconds."""
+        """Send a message to the guest, and do not wait until it has handled it. Raises InvalidArgument when there is no
+        such connection, AssertionError when too much waits for the guest and it has not come to that within ``timeout``
+        seconds."""
         _wait(self._connection(plugin_id).listener.received(message), timeout)
 
     def drop(self, plugin_id: str | None = None) -> None:

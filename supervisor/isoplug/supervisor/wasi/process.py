@@ -112,7 +112,8 @@ class WasiProcess:
         if code > 0:  # not the program, the interpreter around it: these are its words
             _log.warning("wasi.process_failed", how=how, stderr=clip(self.stderr.content.decode("utf-8", "replace")))
         raise ServiceError(
-            f"the program's process ended without a result ({how}); most likely it ran out of memory, see wasi.memory"
+            f"the program's process ended without a result ({how}); most likely it ran out of memory, see wasi.memory, "
+            "or could not start a thread, see `ulimit -u`"
         )
 
     def _end(self) -> None:

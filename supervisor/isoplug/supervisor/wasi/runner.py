@@ -65,7 +65,7 @@ class WasiRunner:
         worker_fd = _watch(caller)
         try:
             with self._turn(caller, worker_fd), Scratch(self._folder) as scratch:
-                scratch.fill(program.files)
+                scratch.fill(program.files, caller.deadline)
                 with self._start(caller, program, scratch) as process:
                     self._attend(caller, worker_fd, process, scratch)
                     exit_code = _exit_code(process)

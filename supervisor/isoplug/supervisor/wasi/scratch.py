@@ -7,13 +7,14 @@ import os
 import stat
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import Self
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SetupError
 from isoplug.shared.folders import remove_folder
+from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.wasi.program import MAX_ENTRIES
@@ -52,13 +53,15 @@ class Scratch:
         self._spares.close()
         remove_folder(self.path)
 
-    def fill(self, files: Mapping[WorkspacePath, bytes]) -> None:
+    def fill(self, files: Mapping[WorkspacePath, bytes], deadline: Deadline) -> None:
         """Write ``files``. Nobody else knows the folder yet, so nothing can be in their way but each other.
 
         Raises:
-            ServiceError: a name stands for a file and a folder, or the disk says no.
+            ServiceError: a name stands for a file and a folder, the disk says no, or takes too long.
         """
         for path, content in files.items():
+            if deadline.has_passed:
+                raise ServiceError("the call's time is up before the program has all its files")
             try:
                 place = self.path.joinpath(*path.parts)
                 place.parent.mkdir(parents=True, exist_ok=True)
@@ -133,21 +136,34 @@ def _cannot_make(error: OSError) -> ServiceError:
 def _below(folder: Path) -> Iterator[os.stat_result]:
     """The status of everything in the folder, at any depth, without recursion: the program may nest as it likes.
 
-    The program goes on meanwhile. What it removes is not counted; a folder that it replaces by a link is looked into
-    once, which shows it nothing. Raises ResourceLimitExceeded for folders nested deeper than the kernel's paths are
-    long.
+    The program goes on meanwhile. What it removes is not counted, and what it replaces by a link is not followed.
+    Raises ResourceLimitExceeded for folders nested deeper than the kernel's paths are long.
     """
-    pending = [os.fspath(folder)]
+    top = os.path.realpath(folder)
+    pending = [top]
     while pending:
+        path = pending.pop()
         try:
-            with os.scandir(pending.pop()) as entries:
+            with _opened(path, top) as directory, os.scandir(directory) as entries:
                 for entry in entries:
                     with suppress(FileNotFoundError):
                         status = entry.stat(follow_symlinks=False)
                         if stat.S_ISDIR(status.st_mode):
-                            pending.append(entry.path)
+                            pending.append(os.path.join(path, entry.name))
                         yield status
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
             raise ResourceLimitExceeded(None, f"the program's folders cannot be measured: {reason(error)}") from error
+
+
+@contextmanager
+def _opened(path: str, top: str) -> Iterator[int]:
+    """Raises FileNotFoundError for what lies outside ``top``: any part of ``path`` may be a link by now."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if not f"{os.readlink(f'/proc/self/fd/{directory}')}/".startswith(f"{top}/"):
+            raise FileNotFoundError
+        yield directory
+    finally:
+        os.close(directory)

@@ -115,7 +115,11 @@ class Line:
         self._connection.result().send(message)
 
     def close(self, patience_seconds: float = 0.0) -> None:
-        self._connection.result().close(patience_seconds)
+        """A host's own connection that fails to end costs nobody else theirs, and the supervisor not its own end."""
+        try:
+            self._connection.result().close(patience_seconds)
+        except Exception:  # noqa: BLE001
+            _log.exception("websocket.close_failed", host=self.target.host)
 
 
 class Inbox:

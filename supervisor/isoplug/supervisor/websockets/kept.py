@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import NoReturn, TypeAlias
 
 from isoplug.shared.errors import PluginError, ServiceError
-from isoplug.supervisor.egress import NetLoop
+from isoplug.supervisor.egress import NetLoop, asking_plugin
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.websockets.outbox import Outbox
 from isoplug.supervisor.websockets.protocol import Connection, Listener, Message, Socket, Target
@@ -133,6 +133,7 @@ class _Kept:
     # --- in the loop ----------------------------------------------------------------------------------------------
 
     async def keep(self) -> None:
+        asking_plugin.set(self._plugin_id)
         with self._lock:
             self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
             is_closed = self._is_closed
