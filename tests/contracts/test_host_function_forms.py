@@ -390,6 +390,24 @@ def test_fields_of_newer_guests_are_ignored(row: Row, bench: Bench) -> None:
     row.success(bench.ask(row.function, {**row.valid, "of_a_newer_guest": {"x": [None]}}, files=offered))
 
 
+@pytest.mark.parametrize("filler", ["[],", '"",', "{},", ","])
+@pytest.mark.parametrize("name", [name for name, known in HOST_FUNCTIONS.items() if known.max_input_bytes is None])
+def test_an_input_of_very_many_values_is_refused_before_it_is_parsed(name: str, filler: str, bench: Bench) -> None:
+    """Parsing one holds up the whole host, for seconds at 32 MiB."""
+    payload = f'{{"x":[{filler * 200_000}0]}}'
+    if HOST_FUNCTIONS[name].refuse is None:
+        with pytest.raises(GuestTrap, match="more than 200000 values"):
+            bench.ask(name, payload)
+    else:
+        assert b"more than 200000 values" in bench.ask(name, payload)
+
+
+def test_a_long_text_is_one_value_whatever_is_in_it(bench: Bench) -> None:
+    content = '[{"a\\", ' * 300_000
+    assert bench.ask("host_write_file", {"path": "note.md", "content": content}) == b""
+    assert bench.ask("host_read_file", {"path": "note.md"}).decode() == content
+
+
 # --- forms that the table cannot say --------------------------------------------------------------------------------
 
 

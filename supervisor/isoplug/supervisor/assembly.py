@@ -190,7 +190,7 @@ class _Embedded:
         try:
             self._policy = AddressPolicy.of(config.http.allow_private)
         except ServiceError as error:  # a name that no URL could hold
-            raise SetupError(f'http.allow_private: {error}; write hosts such as "nas.local" or "10.0.0.5"') from error
+            raise SetupError(f"http.allow_private: {error}") from error
 
     @cached_property
     def _state(self) -> Path | None:
@@ -232,7 +232,7 @@ class _Embedded:
         try:
             return WorkspaceContext(self._workspace, permissions, server.url, os.environ.get(server.auth_token_env))
         except ServiceError as error:
-            raise SetupError(f"server.url: {error}") from error
+            raise SetupError(f'server.url: {error}; write for example "https://diaryx.example.org"') from error
 
     # --- what is kept ---------------------------------------------------------------------------------------------
 

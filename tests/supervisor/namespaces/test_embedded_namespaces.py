@@ -25,7 +25,7 @@ from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SetupErro
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import MAX_TIMEOUT_SECONDS, Deadline
-from isoplug.supervisor.namespaces import Audience, EmbeddedNamespaces, NamespaceProvider, NewObject, embedded, rows
+from isoplug.supervisor.namespaces import Audience, EmbeddedNamespaces, NamespaceProvider, NewObject, rows
 
 MIB = 1 << 20
 ROOMY = 64 * MIB
@@ -213,15 +213,18 @@ def test_listings_are_by_key_with_prefix_limit_and_offset(namespaces: EmbeddedNa
     assert keys(namespaces, ns, offset=2**32 - 1) == []
 
 
-def test_a_listing_is_bounded_whatever_limit_is_asked_for(
-    namespaces: EmbeddedNamespaces, ns: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("limit", [None, 12_001, 2**32 - 1])
+def test_a_listing_is_never_shorter_than_what_was_asked_for(
+    namespaces: EmbeddedNamespaces, ns: str, folder: Path, limit: int | None
 ) -> None:
-    monkeypatch.setattr(embedded, "MAX_LISTED", 2)
-    for name in "abc":
-        namespaces.put_object(P, ns, new(name))
-    assert keys(namespaces, ns) == ["a", "b"]
-    assert keys(namespaces, ns, limit=2**32 - 1) == ["a", "b"]
-    assert keys(namespaces, ns, offset=2) == ["c"]
+    """A guest that finds an object missing takes it for deleted, and deletes its own copy."""
+    namespaces.put_object(P, ns, new("k"))
+    with closing(sqlite3.connect(folder / "namespaces.sqlite3")) as database, database:
+        columns = [row[1] for row in database.execute("PRAGMA table_info(objects)")]
+        values = ", ".join("'k' || n" if column == "key" else column for column in columns)
+        count = "WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 12000) "
+        database.execute(f"{count} INSERT INTO objects SELECT {values} FROM objects, count")
+    assert len(keys(namespaces, ns, limit=limit)) == 12_001
 
 
 def test_a_batch_has_what_is_there_and_a_reason_for_what_is_not(namespaces: EmbeddedNamespaces, ns: str) -> None:

@@ -109,6 +109,12 @@ def _names(value: Any) -> Any:
     return tuple(value)
 
 
+def _base_url(value: str | None) -> str | None:
+    if value is not None and ("?" in value or "#" in value):
+        raise ValueError('must have no query and no fragment; write for example "https://diaryx.example.org"')
+    return value
+
+
 def _variable(value: str) -> str:
     if not value or "=" in value or "\0" in value:
         raise ValueError('must be the name of an environment variable, such as "ISOPLUG_AUTH_TOKEN"')
@@ -248,7 +254,7 @@ class Websockets(_Section):
 class Server(_Section):
     """``[server]``: the host's own server, for ``host_proxy_request`` and the runtime context."""
 
-    url: str | None = None
+    url: Annotated[str | None, AfterValidator(_base_url)] = None
     """None: there is none."""
     auth_token_env: Variable = "ISOPLUG_AUTH_TOKEN"
     """The environment variable that holds the Bearer token. The token itself never stands in a file."""

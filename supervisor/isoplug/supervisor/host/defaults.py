@@ -88,9 +88,6 @@ class NoStorage:
     def set(self, plugin_id: str, key: str, value: bytes, quota_bytes: int) -> None:
         raise _no_storage(plugin_id)
 
-    def close(self) -> None:
-        """Nothing to close."""
-
 
 def _no_storage(plugin_id: str) -> ServiceError:
     return ServiceError("this supervisor has no storage; give it state_dir= or a workspace", plugin_id=plugin_id)
@@ -107,9 +104,6 @@ class NoSecrets:
 
     def delete(self, plugin_id: str, key: str) -> None:
         raise _no_secrets(plugin_id)
-
-    def close(self) -> None:
-        """Nothing to close."""
 
 
 def _no_secrets(plugin_id: str) -> ServiceError:

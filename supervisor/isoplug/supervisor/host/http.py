@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Any
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
@@ -12,7 +11,7 @@ from isoplug.supervisor.egress import HttpRequest, HttpResponse, HttpUrl
 from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.host.http_headers import headers_of_guest
 from isoplug.supervisor.host.redirects import redirected
-from isoplug.supervisor.host.registry import Request, host_function, to_json
+from isoplug.supervisor.host.registry import Request, from_base64, host_function, to_json
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Permission
 
@@ -39,10 +38,7 @@ class _Http(Request):
         """``body_base64`` goes first when there are both, as in the reference."""
         if self.body_base64 is None:
             return (self.body or "").encode("utf-8")
-        try:
-            return base64.b64decode(self.body_base64, validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise ServiceError(f"malformed input: body_base64: not base64 ({error})") from error
+        return from_base64(self.body_base64, "body_base64")
 
     def caller(self, context: HostContext) -> Caller:
         if self.timeout_ms is None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from typing import Annotated, Any
 
 from pydantic import Field
 
-from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
+from isoplug.shared.errors import ServiceError
 from isoplug.shared.limits import clip
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.registry import Request, host_function, to_json
+from isoplug.supervisor.host.registry import Request, from_base64, host_function, to_json
 from isoplug.supervisor.permissions import Permission
 from isoplug.supervisor.wasi import MAX_ENTRIES, Outcome, Program, scratch_path
 
@@ -35,7 +34,7 @@ def _failure(message: str) -> bytes:
 
 
 @host_function("host_run_wasi_module", _Run, refuse=_failure, max_input_bytes=None)
-def _run_wasi_module(context: HostContext, request: _Run) -> bytes:
+def _run_wasi_module(context: HostContext, request: _Run) -> dict[str, Any]:
     context.require(Permission.PLUGIN_STORAGE, request.module_key)
     module = context.services.storage.get(context.plugin_id, request.module_key)
     if module is None:
@@ -44,16 +43,11 @@ def _run_wasi_module(context: HostContext, request: _Run) -> bytes:
     program = Program(
         module=module,
         arguments=tuple(request.args),
-        stdin=_decoded("stdin", request.stdin or ""),
-        files={scratch_path(name): _decoded("files", content) for name, content in (request.files or {}).items()},
+        stdin=from_base64(request.stdin or "", "stdin"),
+        files={scratch_path(name): from_base64(content, "files") for name, content in (request.files or {}).items()},
         outputs={name: scratch_path(name) for name in request.output_files or ()},
     )
-    answer = to_json(_answer(context.services.wasi.run(context.caller, program)))
-    if len(answer) > context.services.frame_bytes:
-        raise ResourceLimitExceeded(
-            context.plugin_id, "the size of the answer in bytes", len(answer), context.services.frame_bytes
-        )
-    return answer
+    return _answer(context.services.wasi.run(context.caller, program))
 
 
 def _answer(outcome: Outcome) -> dict[str, Any]:
@@ -65,13 +59,6 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
     if outcome.files:
         answer["files"] = {name: _encoded(content) for name, content in outcome.files.items()}
     return answer
-
-
-def _decoded(field: str, text: str) -> bytes:
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(f"malformed input: {field}: not base64 ({error})") from error
 
 
 def _encoded(content: bytes) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import Annotated, Literal, Self, TypeAlias, assert_never
 
 from pydantic import Field, TypeAdapter
 
-from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.registry import Request, host_function, to_json
+from isoplug.supervisor.host.registry import Request, from_base64, host_function, to_json
 from isoplug.supervisor.websockets import sync_target
 
 __all__: list[str] = []
@@ -71,7 +68,7 @@ def _ws_request(context: HostContext, request: _Request) -> dict[str, bool]:
             )
             desk.connect(plugin_id, target)
         case _SendBinary(data=data):
-            desk.send(plugin_id, _decoded(data))
+            desk.send(plugin_id, from_base64(data, "data"))
         case _SendText(text=text):
             desk.send(plugin_id, text)
         case _Disconnect():
@@ -79,10 +76,3 @@ def _ws_request(context: HostContext, request: _Request) -> dict[str, bool]:
         case _:
             assert_never(request.body)
     return {"ok": True}
-
-
-def _decoded(data: str) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise ServiceError(f"malformed input: data: not base64 ({error})") from error

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceError, SetupError
 from isoplug.supervisor.caller import Caller
@@ -31,10 +31,7 @@ from isoplug.supervisor.namespaces.protocol import (
 )
 from isoplug.supervisor.namespaces.rows import OWNER, TABLES, PluginRows, StoredObject
 
-__all__ = ["MAX_LISTED", "EmbeddedNamespaces"]
-
-MAX_LISTED: Final = 10_000
-"""Objects in one listing, and in one that names no limit; guests ask for further ones by ``offset``."""
+__all__ = ["EmbeddedNamespaces"]
 
 
 class EmbeddedNamespaces:
@@ -145,9 +142,10 @@ class EmbeddedNamespaces:
     def list_objects(
         self, caller: Caller, ns_id: str, *, prefix: str = "", limit: int | None = None, offset: int = 0
     ) -> Sequence[ObjectInfo]:
-        """See ``NamespaceProvider.list_objects``. At most ``MAX_LISTED``."""
+        """See ``NamespaceProvider.list_objects``. Never less than was asked for: guests take what is not listed for
+        deleted."""
         with self._reading(caller, ns_id) as rows:
-            return rows.list_objects(ns_id, prefix, MAX_LISTED if limit is None else min(limit, MAX_LISTED), offset)
+            return rows.list_objects(ns_id, prefix, limit, offset)
 
     # --- audiences --------------------------------------------------------------------------------------------------
 

@@ -102,9 +102,6 @@ class HttpNamespaces:
         """See ``NamespaceProvider.host``."""
         return _base(self._server_of(plugin_id)).host
 
-    def close(self) -> None:
-        """Nothing to let go of."""
-
     # --- namespaces -------------------------------------------------------------------------------------------------
 
     def create(self, caller: Caller, metadata: Any) -> Namespace:

@@ -151,14 +151,14 @@ class PluginRows:
             self._charge(-_object_cost(key, old), -1)
         return old
 
-    def list_objects(self, ns_id: str, prefix: str, limit: int, offset: int) -> list[ObjectInfo]:
+    def list_objects(self, ns_id: str, prefix: str, limit: int | None, offset: int) -> list[ObjectInfo]:
         """By the keys' bytes."""
         end = _end_of_prefix(prefix)
         rows = self._rows(
             "SELECT key, audience, mime_type, size_bytes, updated_at, content_hash FROM objects"
             " WHERE plugin_id = ? AND namespace_id = ? AND key >= ? AND (? IS NULL OR key < ?)"
             " ORDER BY key LIMIT ? OFFSET ?",
-            *(ns_id, prefix, end, end, limit, offset),
+            *(ns_id, prefix, end, end, -1 if limit is None else limit, offset),
         )
         return [
             ObjectInfo(key, ns_id, None, audience, mime_type, size_bytes, updated_at, content_hash)

@@ -39,9 +39,6 @@ class Discreet:
         with _silenced(plugin_id, "delete"):
             self._secrets.delete(plugin_id, key)
 
-    def close(self) -> None:
-        """Nothing: the service is the host's to close."""
-
 
 @contextmanager
 def _silenced(plugin_id: str, doing: str) -> Iterator[None]:

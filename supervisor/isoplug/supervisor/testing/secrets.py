@@ -43,9 +43,6 @@ class MemorySecrets:
         with self._lock:
             self._values.get(plugin_id, {}).pop(key, None)
 
-    def close(self) -> None:
-        """Nothing to close; the values stay."""
-
     def values(self, plugin_id: str) -> dict[str, str]:
         """What a plugin has stored, by key."""
         with self._lock:

@@ -59,9 +59,6 @@ class RecordingStorage:
             else:
                 entries.pop(key, None)
 
-    def close(self) -> None:
-        """Nothing to close; the values stay."""
-
     def values(self, plugin_id: str) -> dict[str, bytes]:
         """What a plugin has stored, by key."""
         with self._lock:
