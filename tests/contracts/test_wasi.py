@@ -244,4 +244,4 @@ def test_without_the_runtime_the_message_says_what_to_install(
 ) -> None:
     (tmp_path / "wasmtime.py").write_text("raise ModuleNotFoundError(\"No module named 'wasmtime'\")")
     monkeypatch.syspath_prepend(tmp_path)  # the process of a program looks for its packages where this one does
-    assert "install isoplug[wasi]" in refused(bench, {})
+    assert "pip install 'isoplug[wasi]'" in refused(bench, {})

@@ -43,7 +43,7 @@ def test_defines_reach_the_compiler(tmp_path: Path) -> None:
 
 def test_only_host_functions_that_are_used_are_imported(tmp_path: Path) -> None:
     source = write(tmp_path, '#include "isoplug.h"\nIP_EXPORT(init) { ip_log("info", ip_s("x")); return 0; }\n')
-    sdk.build(source, tmp_path / "plugin.wasm")
+    sdk.build(str(source), str(tmp_path / "plugin.wasm"))  # paths may be text
     module = (tmp_path / "plugin.wasm").read_bytes()
     assert b"host_log" in module
     assert b"host_read_file" not in module

@@ -84,6 +84,13 @@ class OwnServices:
     namespaces: NamespaceProvider | None = None
     websockets: WebSockets | None = None
 
+    def __post_init__(self) -> None:
+        """Raises SetupError for what cannot be the service that it is passed as."""
+        for name, protocol in _PROTOCOLS.items():
+            service = getattr(self, name)
+            if service is not None:
+                _require_methods(service, name, protocol)
+
     @property
     def may_block(self) -> bool:
         """Whether some of it may take longer than a call has. ``HttpNamespaces`` are this package's, but the client and
@@ -91,6 +98,36 @@ class OwnServices:
         if isinstance(self.namespaces, HttpNamespaces) or isinstance(self.secrets, EncryptedSecrets):
             return True
         return any(_is_foreign(getattr(self, field.name)) for field in fields(self))
+
+
+_PROTOCOLS: dict[str, type] = {
+    "filesystem": FileSystem,
+    "storage": Storage,
+    "secrets": Secrets,
+    "permissions": Checker,
+    "events": EventSink,
+    "files": FileSource,
+    "runtime_context": RuntimeContext,
+    "http": HttpClient,
+    "namespaces": NamespaceProvider,
+    "websockets": WebSockets,
+}
+
+
+#: What need not be there (see ``HostContext``).
+_OPTIONAL = frozenset({"storage_quota_bytes"})
+
+
+def _require_methods(service: object, argument: str, protocol: type) -> None:
+    names = [name for name in vars(protocol) if not name.startswith("_") and name not in _OPTIONAL]
+    missing = [name for name in names if not hasattr(service, name)]
+    if isinstance(service, type):
+        raise SetupError(f"{argument}: {service.__name__} is a class; pass an instance of it")
+    if missing:
+        raise SetupError(
+            f"{argument}: a {type(service).__name__} has no {', '.join(missing)}; "
+            f"isoplug.supervisor.{protocol.__name__} says what it needs"
+        )
 
 
 def _is_foreign(service: object) -> bool:

@@ -37,6 +37,30 @@ def host(supervisor: Supervisor, function: str, **fields: Any) -> str:
 
 
 @pytest.mark.parametrize(
+    ("argument", "service", "text"),
+    [
+        ("http", 5, "http: a int has no send; isoplug.supervisor.HttpClient says what it needs"),
+        ("events", print, "events: .* has no emit; isoplug.supervisor.EventSink"),
+        ("permissions", AllowAll, "permissions: AllowAll is a class; pass an instance of it"),
+        ("secrets", {}, "secrets: a dict has no set, delete; isoplug.supervisor.Secrets"),
+        ("websockets", object(), "websockets: a object has no open"),
+    ],
+)
+def test_what_cannot_be_a_service_is_refused_by_name(argument: str, service: object, text: str) -> None:
+    with pytest.raises(SetupError, match=text):
+        Supervisor(**{argument: service})
+
+
+def test_a_checker_needs_no_method_but_check(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> None:
+    class Lenient:
+        check = AllowAll().check
+
+    plugins.add()
+    supervisor = supervise(permissions=Lenient())
+    assert host(supervisor, "host_storage_set", key="k", data="AAAA") == ""
+
+
+@pytest.mark.parametrize(
     ("arguments", "text"),
     [
         ({"plugins_dir": "{tmp}/nowhere"}, "plugins_dir: .*nowhere is not a folder; make it, or name another"),

@@ -133,7 +133,6 @@ def test_storage_remembers_reads_and_writes_but_no_refused_ones() -> None:
     ]
     assert storage.values(PLUGIN) == {"new": b"22"}
     storage.clear()
-    storage.close()
     assert storage.accesses == []
     assert storage.values(PLUGIN) == {"new": b"22"}
 
@@ -162,7 +161,6 @@ def test_secrets_in_memory_are_private_bounded_and_deleted() -> None:
     assert secrets.values(PLUGIN) == {"token": "éé"}
     secrets.delete(PLUGIN, "token")
     secrets.delete(PLUGIN, "absent")
-    secrets.close()
     assert secrets.get(PLUGIN, "token") is None
 
 

@@ -44,9 +44,19 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
+    """Making one of anything else raises ServiceError: it comes from clients that hosts write."""
+
     status: int
     headers: Headers = ()
     body: bytes = b""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.status, int) or not 100 <= self.status <= 999:
+            raise ServiceError(f"the HTTP client answered the status {self.status!r}; it is a number from 100 to 999")
+        if not isinstance(self.body, bytes):
+            raise ServiceError(f"the HTTP client answered a body of type {type(self.body).__name__}; it is bytes")
+        if not all(isinstance(text, str) for field in self.headers for text in field):
+            raise ServiceError("the HTTP client answered headers that are not pairs of text")
 
 
 class HttpClient(Protocol):

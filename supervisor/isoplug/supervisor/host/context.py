@@ -51,7 +51,9 @@ class HostContext:
     @property
     def storage_quota_bytes(self) -> int:
         """For all values of the plugin together: what its rule says, else the configuration."""
-        own = self.services.permissions.storage_quota_bytes(self.plugin_id)
+        # A checker that does not subclass Checker, and so has no default for it, need only have ``check``.
+        quota_of = getattr(self.services.permissions, "storage_quota_bytes", None)
+        own = None if quota_of is None else quota_of(self.plugin_id)
         return self.services.storage_quota_bytes if own is None else own
 
     def check_deadline(self) -> None:

@@ -46,7 +46,7 @@ _FLAGS = (
 _TIMEOUT_SECONDS = 300.0
 
 
-def build(source: Path, output: Path, *, defines: Sequence[str] = ()) -> None:
+def build(source: str | Path, output: str | Path, *, defines: Sequence[str] = ()) -> None:
     """Compile one C file against ``isoplug.h`` into the WASM module ``output``.
 
     The same source and the same release of ziglang give the same bytes on every machine. ``output`` appears
@@ -60,7 +60,7 @@ def build(source: Path, output: Path, *, defines: Sequence[str] = ()) -> None:
     Raises:
         SetupError: the ziglang wheel is missing, or the compiler refused the source; with what it said.
     """
-    source = source.resolve()
+    source, output = Path(source).resolve(), Path(output)
     if not source.is_file():
         raise SetupError(f"cannot compile {source}: there is no such file")
     output.parent.mkdir(parents=True, exist_ok=True)

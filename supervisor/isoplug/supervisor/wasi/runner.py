@@ -189,6 +189,6 @@ def _exit_code(process: WasiProcess) -> int:
         case Verdict(VerdictKind.REFUSED, text):
             raise ServiceError(f"the module cannot be run: {text}")
         case Verdict(VerdictKind.MISSING, _):
-            raise ServiceError("this host cannot run WASI programs; install isoplug[wasi]")
+            raise ServiceError("this host cannot run WASI programs; the host needs: pip install 'isoplug[wasi]'")
         case _:
             raise ServiceError("the program's process said something that is no result")
