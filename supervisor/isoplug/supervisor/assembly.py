@@ -89,7 +89,7 @@ class OwnServices:
         for name, protocol in _PROTOCOLS.items():
             service = getattr(self, name)
             if service is not None:
-                _require_methods(service, name, protocol)
+                _require_likeness(service, name, protocol)
 
     @property
     def may_block(self) -> bool:
@@ -114,19 +114,15 @@ _PROTOCOLS: dict[str, type] = {
 }
 
 
-#: What need not be there (see ``HostContext``).
-_OPTIONAL = frozenset({"storage_quota_bytes"})
-
-
-def _require_methods(service: object, argument: str, protocol: type) -> None:
-    names = [name for name in vars(protocol) if not name.startswith("_") and name not in _OPTIONAL]
-    missing = [name for name in names if not hasattr(service, name)]
+def _require_likeness(service: object, argument: str, protocol: type) -> None:
+    """One method is enough: a host may know that its plugins need no other."""
     if isinstance(service, type):
         raise SetupError(f"{argument}: {service.__name__} is a class; pass an instance of it")
-    if missing:
+    names = [name for name in vars(protocol) if not name.startswith("_")]
+    if not any(hasattr(service, name) for name in names):
         raise SetupError(
-            f"{argument}: a {type(service).__name__} has no {', '.join(missing)}; "
-            f"isoplug.supervisor.{protocol.__name__} says what it needs"
+            f"{argument}: a {type(service).__name__} has none of the methods {', '.join(names)}; "
+            f"isoplug.supervisor.{protocol.__name__} says what they are"
         )
 
 

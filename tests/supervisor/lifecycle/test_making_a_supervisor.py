@@ -39,11 +39,11 @@ def host(supervisor: Supervisor, function: str, **fields: Any) -> str:
 @pytest.mark.parametrize(
     ("argument", "service", "text"),
     [
-        ("http", 5, "http: a int has no send; isoplug.supervisor.HttpClient says what it needs"),
-        ("events", print, "events: .* has no emit; isoplug.supervisor.EventSink"),
+        ("http", 5, "http: a int has none of the methods send; isoplug.supervisor.HttpClient says what"),
+        ("events", print, "events: .* has none of the methods emit; isoplug.supervisor.EventSink"),
         ("permissions", AllowAll, "permissions: AllowAll is a class; pass an instance of it"),
-        ("secrets", {}, "secrets: a dict has no set, delete; isoplug.supervisor.Secrets"),
-        ("websockets", object(), "websockets: a object has no open"),
+        ("secrets", [], "secrets: a list has none of the methods get, set, delete; isoplug.supervisor.Secrets"),
+        ("websockets", object(), "websockets: a object has none of the methods open"),
     ],
 )
 def test_what_cannot_be_a_service_is_refused_by_name(argument: str, service: object, text: str) -> None:
