@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoplug.shared.errors import ServiceError
-from isoplug.supervisor.websockets import sync_target, sync_url
+from isoplug.supervisor.websockets import sync_target
 
 SOCKET_OF = {"http": "ws", "https": "wss", "ws": "ws", "wss": "wss"}
 STEP = st.text("abcdefghijklmnopqrstuvwxyz0123456789-_.", min_size=1, max_size=8).filter(
@@ -31,7 +31,7 @@ def test_every_spelling_of_a_server_leads_to_its_endpoint(
     scheme: str, steps: list[str], ending: str, workspace_id: str, token: str | None, session: str | None
 ) -> None:
     base = "".join(f"/{step}" for step in steps)
-    url = urlsplit(sync_url(f" {scheme}://example.org:81{base}{ending} ", workspace_id, token, session))
+    url = urlsplit(sync_target(f" {scheme}://example.org:81{base}{ending} ", workspace_id, token, session, True).url)
     assert (url.scheme, url.netloc, url.path) == (SOCKET_OF[scheme], "example.org:81", f"{base}/sync2")
     expected = [("workspace_id", workspace_id), ("token", token), ("session", session)]
     assert parse_qsl(url.query, keep_blank_values=True) == [pair for pair in expected if pair[1] is not None]
@@ -50,7 +50,7 @@ def test_every_spelling_of_a_server_leads_to_its_endpoint(
     ],
 )
 def test_only_whole_steps_at_the_end_of_the_path_are_taken_off(server: str, expected: str) -> None:
-    assert sync_url(server, "w") == expected
+    assert sync_target(server, "w", None, None, True).url == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_only_whole_steps_at_the_end_of_the_path_are_taken_off(server: str, expe
 )
 def test_what_is_no_server_is_refused_without_being_quoted(server: str) -> None:
     with pytest.raises(ServiceError) as caught:
-        sync_url(server, "w", "s3cret")
+        sync_target(server, "w", "s3cret", None, True)
     assert "s3cret" not in str(caught.value)
     assert "evil" not in str(caught.value)
 

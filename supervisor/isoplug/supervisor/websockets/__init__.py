@@ -28,7 +28,7 @@ from isoplug.supervisor.websockets.protocol import (
     Target,
     WebSockets,
 )
-from isoplug.supervisor.websockets.url import sync_target, sync_url
+from isoplug.supervisor.websockets.url import sync_target
 
 __all__ = [
     "Action",
@@ -52,5 +52,4 @@ __all__ = [
     "WorkerReplaced",
     "decode_actions",
     "sync_target",
-    "sync_url",
 ]

@@ -8,7 +8,7 @@ from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.egress import HttpUrl
 from isoplug.supervisor.websockets.protocol import Target
 
-__all__ = ["sync_target", "sync_url"]
+__all__ = ["sync_target"]
 
 _HTTP_OF = {"ws": "http", "wss": "https", "http": "http", "https": "https"}
 _SOCKET_OF = {"http": "ws", "https": "wss"}
@@ -19,18 +19,13 @@ _NOT_OF_THE_BASE = ("sync", "sync2", "")
 def sync_target(
     server_url: str, workspace_id: str, auth_token: str | None, session_code: str | None, write_to_disk: bool
 ) -> Target:
-    """What a guest asked for, ready to be connected to. Raises ServiceError."""
+    """What a guest asked for, ready to be connected to. Raises ServiceError.
+
+    Its URL is ``{server}/sync2?workspace_id=…&token=…&session=…`` as ``ws`` or ``wss``.
+    """
     server = _server(server_url)
     url = _endpoint(server, workspace_id, auth_token, session_code)
     return Target(url, server.host, workspace_id, write_to_disk)
-
-
-def sync_url(server_url: str, workspace_id: str, auth_token: str | None = None, session_code: str | None = None) -> str:
-    """``{server}/sync2?workspace_id=…&token=…&session=…``, as ``ws`` or ``wss``. It may hold a token: not for logs.
-
-    Raises ServiceError.
-    """
-    return _endpoint(_server(server_url), workspace_id, auth_token, session_code)
 
 
 def _server(text: str) -> HttpUrl:
