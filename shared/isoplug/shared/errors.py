@@ -2,13 +2,17 @@
 
 Every class has a stable ``code`` (for logs, JSON and exit codes), says in ``retryable`` whether the same call may be
 made again without doing anything twice, and is built from facts: the constructor writes the sentence, so that every
-message says what happened, where, and what to try next. This module imports nothing of isoplug.
+message says what happened, where, and what to try next.
 """
 
 from __future__ import annotations
 
 import signal as _signal
+from enum import StrEnum
 from typing import Any, ClassVar
+
+from isoplug.shared.limits import clip
+from isoplug.shared.record import CallRecord, Outcome
 
 __all__ = [
     "AppVersionTooOld",
@@ -17,21 +21,30 @@ __all__ = [
     "CommandError",
     "CommandNotFound",
     "ConfigError",
+    "CrashReason",
     "DepthLimitExceeded",
     "GuestTrap",
+    "IntegrityError",
     "InvalidArgument",
     "LoadError",
     "PermissionDenied",
+    "PluginBusy",
     "PluginError",
     "PluginNotFound",
     "PluginQuarantined",
+    "PoisonedInput",
     "ProtocolMismatch",
     "ResourceLimitExceeded",
     "ServiceError",
     "SetupError",
     "SupervisorClosed",
     "WorkerCrashed",
+    "WorkerLimitExceeded",
 ]
+
+
+#: Of names that a plugin has chosen, in a message.
+_LIST_BYTES = 1_000
 
 
 class PluginError(Exception):
@@ -39,17 +52,42 @@ class PluginError(Exception):
 
     Attributes:
         plugin_id: the plugin concerned, or None when there is none (set-up, arguments).
-        retryable: True when repeating the call cannot repeat an effect and may well succeed.
         code: stable snake_case name of the class.
+        outcome: what the call had done before it failed.
+        record: the same in detail, when it was a call that failed.
+        is_transient: True when the cause may be gone the next time.
     """
 
     code: ClassVar[str] = "plugin_error"
-    retryable: bool = False
+    #: The call was cut short, so that its message says what had been done by then.
+    is_cut_short: bool = False
+    is_transient: bool = False
+    outcome: Outcome = Outcome.NOT_DELIVERED
+    record: CallRecord | None = None
 
     def __init__(self, message: str, *, plugin_id: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.plugin_id = plugin_id
+
+    @property
+    def retryable(self) -> bool:
+        """True when repeating the call cannot repeat an effect and may well succeed."""
+        return self.is_transient and self.outcome is not Outcome.EFFECTS
+
+    def settle(self, record: CallRecord) -> None:
+        """It ends the call that ``record`` is of."""
+        self.record, self.outcome = record, record.outcome
+
+    def __str__(self) -> str:
+        """The message; of a call that was cut short also what it leaves behind."""
+        if self.record is None or not self.is_cut_short:
+            return self.message
+        if self.outcome is Outcome.EFFECTS:
+            return f"{self.message}; by then it had {self.record.summary()}: look before you repeat it"
+        if self.is_transient:
+            return f"{self.message}; nothing had been done, so it may be repeated"
+        return self.message
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Constructors take facts, not the sentence, so the default (cls, args) cannot rebuild them; hosts do pickle
@@ -89,11 +127,14 @@ class SupervisorClosed(PluginError):
     """The supervisor is closed or closing; make a new one."""
 
     code = "supervisor_closed"
+    is_cut_short = True
 
-    def __init__(self, plugin_id: str | None = None) -> None:
-        super().__init__(
-            "the supervisor is closed or shutting down; start a new Supervisor to make calls", plugin_id=plugin_id
-        )
+    def __init__(
+        self,
+        plugin_id: str | None = None,
+        message: str = "the supervisor is closed or shutting down; start a new Supervisor to make calls",
+    ) -> None:
+        super().__init__(message, plugin_id=plugin_id)
 
 
 # --- loading ------------------------------------------------------------------------------------------------------
@@ -103,6 +144,13 @@ class LoadError(PluginError):
     """A plugin could not be loaded. ``plugin_id`` is its id, or its folder's name when it never told one."""
 
     code = "load_error"
+
+
+class IntegrityError(LoadError):
+    """A module is not the one that was pinned, or not signed as the configuration demands. Nothing of it was run; of
+    one that is pinned by its id, which only the module itself can tell, no more than its ``manifest``."""
+
+    code = "integrity_error"
 
 
 class ProtocolMismatch(LoadError):
@@ -141,9 +189,12 @@ class PluginNotFound(PluginError):
 
     code = "plugin_not_found"
 
-    def __init__(self, plugin_id: str, known: tuple[str, ...] = ()) -> None:
-        loaded = ", ".join(sorted(known)) or "none"
-        super().__init__(f"no plugin {plugin_id!r} is loaded; loaded: {loaded}", plugin_id=plugin_id)
+    def __init__(self, plugin_id: str, known: tuple[str, ...] = (), refused: tuple[str, ...] = ()) -> None:
+        """``refused``: folders of plugins that could not be loaded; it may be one of them, whose id nobody knows."""
+        message = f"no plugin {plugin_id!r} is loaded; loaded: {', '.join(sorted(known)) or 'none'}"
+        if refused:
+            message += f"; could not be loaded, by folder: {', '.join(sorted(refused))}"
+        super().__init__(message, plugin_id=plugin_id)
 
 
 class CommandNotFound(PluginError):
@@ -156,7 +207,7 @@ class CommandNotFound(PluginError):
         if known is None:
             why = "its module exports no function for that"
         else:
-            why = f"it offers: {', '.join(sorted(known)) or 'none'}"
+            why = f"it offers: {clip(', '.join(sorted(known)), _LIST_BYTES) or 'none'}"
         super().__init__(f"plugin {plugin_id!r} has no {command!r}; {why}", plugin_id=plugin_id)
         self.command = command
 
@@ -187,6 +238,7 @@ class GuestTrap(PluginError):
     """The guest's code stopped with a WASM trap; ``trap`` is the runtime's text. Its worker is replaced."""
 
     code = "guest_trap"
+    is_cut_short = True
 
     def __init__(self, plugin_id: str, doing: str, trap: str) -> None:
         super().__init__(f"plugin {plugin_id!r} trapped in {doing}: {trap}", plugin_id=plugin_id)
@@ -194,18 +246,30 @@ class GuestTrap(PluginError):
 
 
 class ResourceLimitExceeded(PluginError):
-    """A bound was met. ``limit`` says which and in which unit; ``figure`` and ``bound`` are None when a worker told it
-    in words only."""
+    """A bound was met. ``limit`` says which and in which unit, ``figure`` is what it came to, when that is known, and
+    ``bound`` what is allowed; ``key`` is the bound's in the configuration, such as ``limits.output``, when it has one.
+    ``is_cut_short``: the call was under way, and its worker is replaced."""
 
     code = "resource_limit_exceeded"
 
     def __init__(
-        self, plugin_id: str | None, limit: str, figure: int | None = None, bound: int | None = None, advice: str = ""
+        self,
+        plugin_id: str | None,
+        limit: str,
+        figure: int | None = None,
+        bound: int | None = None,
+        advice: str = "",
+        *,
+        key: str | None = None,
+        is_cut_short: bool = False,
     ) -> None:
-        numbers = "" if figure is None else f" is {figure}, the limit is {bound}"
-        tail = f"; {advice}" if advice else ""
-        super().__init__(f"{limit}{numbers}{tail}", plugin_id=plugin_id)
-        self.limit, self.figure, self.bound = limit, figure, bound
+        numbers = f" is {figure}, the limit is {bound}"
+        if figure is None:
+            numbers = "" if bound is None else f" is over the limit of {bound}"
+        tail = advice or (f"see {key}" if key else "")
+        super().__init__(f"{limit}{numbers}{f'; {tail}' if tail else ''}", plugin_id=plugin_id)
+        self.limit, self.figure, self.bound, self.key = limit, figure, bound, key
+        self.is_cut_short = is_cut_short
 
 
 # --- refused by a rule --------------------------------------------------------------------------------------------
@@ -241,31 +305,84 @@ class PluginQuarantined(PluginError):
     def __init__(self, plugin_id: str, last_failure: str) -> None:
         super().__init__(
             f"plugin {plugin_id!r} is quarantined after too many failures (last: {last_failure}); find the cause, then "
-            f"call reset({plugin_id!r})",
+            f"call reset({plugin_id!r}), or isoplug reset {plugin_id} for a service",
             plugin_id=plugin_id,
         )
         self.last_failure = last_failure
 
 
+class PoisonedInput(PluginError):
+    """This very input has killed the plugin's worker twice and is set aside: nothing was sent. ``fingerprint`` is what
+    ``clear_poisoned`` takes; ``last_failure`` says how the worker died."""
+
+    code = "poisoned_input"
+
+    def __init__(self, plugin_id: str, doing: str, fingerprint: str, last_failure: str) -> None:
+        super().__init__(
+            f"the input of {doing} has killed plugin {plugin_id!r} twice (last: {last_failure}) and is set aside; find "
+            f"the cause, then call clear_poisoned({plugin_id!r}, {fingerprint!r}), or isoplug poisoned {plugin_id} "
+            "--clear for a service",
+            plugin_id=plugin_id,
+        )
+        self.fingerprint, self.last_failure = fingerprint, last_failure
+
+
+class PluginBusy(PluginError):
+    """As many calls wait for the plugin as may (``bound``); nothing was sent. Try again later."""
+
+    code = "plugin_busy"
+    is_cut_short = True
+    is_transient = True
+
+    def __init__(self, plugin_id: str, bound: int) -> None:
+        super().__init__(
+            f"{bound} calls wait for plugin {plugin_id!r} already; try again later, or raise calls.queue",
+            plugin_id=plugin_id,
+        )
+        self.bound = bound
+
+
 # --- the worker's process -----------------------------------------------------------------------------------------
 
 
-#: What a worker's own exit codes mean (``limits.EXIT_PROTOCOL``, ``limits.EXIT_BUG``; this module imports nothing).
-_MEANINGS = {70: " (it did not understand its supervisor)", 71: " (its own code failed: out of memory, most likely)"}
+#: What a worker's own exit codes mean (``limits.EXIT_PROTOCOL``, ``limits.EXIT_BUG``).
+_MEANINGS = {70: " (it did not understand its supervisor)", 71: " (its own code failed)"}
+
+
+class CrashReason(StrEnum):
+    SIGNAL = "signal"
+    EXIT = "exit"
+    OUT_OF_MEMORY = "out_of_memory"
+    CPU_TIME = "cpu_time"
+    PROTOCOL_BREACH = "protocol_breach"
+    UNKNOWN = "unknown"  #: nobody was there to see how it ended: its template had died
 
 
 class WorkerCrashed(PluginError):
     """The worker died, or was destroyed for breaking the protocol, while it served this call.
 
-    Exactly one of ``signal`` (number) and ``exit_code`` is set when the kernel reported one; ``cause`` says it in
-    words. The call may have had effects, so it is not retryable.
+    ``cause`` says it in words, ``reason`` in one. At most one of ``signal`` (number) and ``exit_code`` is set.
+    ``evidence`` is what the kernel and the process itself had to say: peak memory, last words.
     """
 
     code = "worker_crashed"
+    is_cut_short = True
+    is_transient = True
 
-    def __init__(self, plugin_id: str, cause: str, *, signal: int | None = None, exit_code: int | None = None) -> None:
-        super().__init__(f"the worker of plugin {plugin_id!r} died: {cause}", plugin_id=plugin_id)
-        self.cause, self.signal, self.exit_code = cause, signal, exit_code
+    def __init__(
+        self,
+        plugin_id: str,
+        cause: str,
+        *,
+        reason: CrashReason,
+        signal: int | None = None,
+        exit_code: int | None = None,
+        evidence: str = "",
+    ) -> None:
+        # Not super(): of ``WorkerLimitExceeded`` that is ResourceLimitExceeded, which writes another sentence.
+        PluginError.__init__(self, f"the worker of plugin {plugin_id!r} died: {cause}", plugin_id=plugin_id)
+        self.cause, self.reason, self.signal, self.exit_code = cause, reason, signal, exit_code
+        self.evidence = evidence
 
     @staticmethod
     def describe(signal: int | None, exit_code: int | None) -> str:
@@ -281,27 +398,52 @@ class WorkerCrashed(PluginError):
         return "exit status unknown"
 
 
+class WorkerLimitExceeded(WorkerCrashed, ResourceLimitExceeded):
+    """The worker died of a limit that the kernel keeps: ``limits.process_memory`` (then ``figure`` is the most memory
+    that was resident, which is not all that counts) or ``limits.cpu_total``."""
+
+    code = "worker_limit_exceeded"
+    is_cut_short = True
+
+    def __init__(
+        self,
+        plugin_id: str,
+        cause: str,
+        *,
+        reason: CrashReason,
+        limit: str,
+        key: str,
+        figure: int | None,
+        bound: int | None,
+        signal: int | None = None,
+        exit_code: int | None = None,
+        evidence: str = "",
+    ) -> None:
+        super().__init__(plugin_id, cause, reason=reason, signal=signal, exit_code=exit_code, evidence=evidence)
+        self.limit, self.figure, self.bound, self.key = limit, figure, bound, key
+
+
 class CallTimeout(PluginError):
-    """The call did not end by its deadline. If it had reached a worker, that was killed and is replaced; if it was
-    still waiting for one (``was_delivered`` is False), nothing happened and it may be retried."""
+    """The call did not end by its deadline. If it had reached a worker, that was killed and is replaced."""
 
     code = "call_timeout"
+    is_cut_short = True
+    is_transient = True
 
-    def __init__(self, plugin_id: str, doing: str, timeout_seconds: float, *, was_delivered: bool = True) -> None:
+    def __init__(self, plugin_id: str, doing: str, timeout_seconds: float) -> None:
         super().__init__(
             f"plugin {plugin_id!r} did not finish {doing} within {timeout_seconds:g} s; if it needs more, "
             "raise the call's timeout (while a plugin starts: calls.start_timeout)",
             plugin_id=plugin_id,
         )
         self.timeout_seconds = timeout_seconds
-        self.was_delivered = was_delivered
-        self.retryable = not was_delivered
 
 
 class CallCancelled(PluginError):
     """The caller gave the call up; its worker was killed and is replaced."""
 
     code = "call_cancelled"
+    is_cut_short = True
 
     def __init__(self, plugin_id: str, doing: str) -> None:
         super().__init__(f"{doing} of plugin {plugin_id!r} was cancelled", plugin_id=plugin_id)

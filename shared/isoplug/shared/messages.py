@@ -46,7 +46,7 @@ __all__ = [
 ]
 
 #: Version of this file's messages. Both sides come from one installation; the check catches a half-done upgrade.
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 class MalformedMessage(ValueError):
@@ -57,11 +57,7 @@ class MalformedMessage(ValueError):
 
 
 class Load(NamedTuple):
-    """First message to a worker: the module and the import table, two newline-separated lists of names."""
-
-    wasm: bytes
-    functions: str
-    notices: str
+    """First message to a worker: make the instance."""
 
 
 class Invoke(NamedTuple):
@@ -90,7 +86,7 @@ class Hello(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The module is compiled and instantiated; the worker takes calls."""
+    """The module is instantiated; the worker takes calls."""
 
 
 class LoadFailed(NamedTuple):
@@ -125,13 +121,16 @@ class FailureKind:
     MISSING = "missing"  #: the guest has no such export
     GUEST = "guest"  #: the guest ran to its end and reported an error
     TRAP = "trap"  #: WASM trap: globals and memory are in an unknown state
-    LIMIT = "limit"  #: an answer did not fit into the guest's memory, or an output into a frame
+    LIMIT = "limit"  #: it came to a limit of the configuration
 
 
 class Failed(NamedTuple):
+    """Of the kind LIMIT, ``text`` is the limit's key, for example ``limits.output``; ``figure`` is what came, or 0."""
+
     call: int
     kind: str
     text: str
+    figure: int = 0
 
 
 FromWorker: TypeAlias = Hello | Loaded | LoadFailed | HostCall | Notice | Returned | Failed
@@ -180,7 +179,7 @@ def _decode(frame: bytes, kinds: tuple[type[Any], ...]) -> Any:
             max_array_len=_LONGEST,
             max_map_len=0,
             max_ext_len=0,
-            max_str_len=TEXT_BYTES * 4,
+            max_str_len=TEXT_BYTES,
             max_bin_len=len(frame),
         )
     except (ValueError, TypeError, RecursionError) as error:  # msgpack's own exceptions are ValueErrors

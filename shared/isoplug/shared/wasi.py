@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import msgpack
 
+from isoplug.shared.lockdown import Lockdown
+
 __all__ = ["VERDICT_BYTES", "Order", "Verdict", "VerdictKind", "decode_verdict", "encode_verdict"]
 
 #: Longest verdict; a pipe takes this much in one write.
@@ -13,7 +15,8 @@ VERDICT_BYTES = 4_096
 
 
 class Order(NamedTuple):
-    """What to run, where, and within which bounds. ``folder`` is what the program sees as ``/`` and ``.``."""
+    """What to run, where, and within which bounds. ``folder`` is what the program sees as ``/`` and ``.``; when it may
+    get a user of its own, it becomes that user's."""
 
     module: bytes
     arguments: list[str]
@@ -22,6 +25,7 @@ class Order(NamedTuple):
     process_memory_bytes: int
     file_bytes: int
     cpu_seconds: int
+    lockdown: Lockdown
 
     def encode(self) -> bytes:
         order: bytes = msgpack.packb(tuple(self))
@@ -30,7 +34,8 @@ class Order(NamedTuple):
     @classmethod
     def decode(cls, order: bytes) -> Order:
         """Of bytes that a supervisor wrote: nothing is checked."""
-        return cls(*msgpack.unpackb(order, max_bin_len=len(order)))
+        *fields, lockdown = msgpack.unpackb(order, max_bin_len=len(order))
+        return cls._make([*fields, Lockdown(lockdown)])
 
 
 class VerdictKind:
@@ -39,6 +44,7 @@ class VerdictKind:
     EXITED = "exited"  #: the text is its exit code
     TRAPPED = "trapped"  #: the text is the runtime's
     REFUSED = "refused"  #: the module cannot be run; the text says why
+    UNPROTECTED = "unprotected"  #: it may only run with every layer of the lock-down; the text says what is missing
     MISSING = "missing"  #: there is no WASI runtime
 
 
