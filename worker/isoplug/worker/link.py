@@ -6,19 +6,20 @@ import zmq
 
 from isoplug.shared.messages import FromWorker, ToWorker, decode_to_worker, encode
 
-__all__ = ["Link"]
+__all__ = ["Link", "library_version"]
 
-#: How long a leaving worker lets libzmq deliver its last message, in milliseconds.
-_LINGER_MS = 1_000
+#: A supervisor that has closed the socket does not come back, and this process could not connect again.
+_NEVER = -1
 
 
 class Link:
     """Blocking both ways: a worker has nothing to do but wait for its supervisor, and dies with it."""
 
     def __init__(self, socket_path: str) -> None:
+        """``socket_path`` is relative to the working folder."""
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.PAIR)
-        self._socket.linger = _LINGER_MS
+        self._socket.reconnect_ivl = _NEVER
         self._socket.connect(f"ipc://{socket_path}")
 
     def send(self, message: FromWorker) -> None:
@@ -28,7 +29,7 @@ class Link:
         """The next message. Raises MalformedMessage when the supervisor's version is another one."""
         return decode_to_worker(self._socket.recv())
 
-    def close(self) -> None:
-        """Deliver what was sent, then close."""
-        self._socket.close()
-        self._context.term()
+
+def library_version() -> str:
+    """Of libzmq."""
+    return zmq.zmq_version()

@@ -1,8 +1,12 @@
-"""A worker's life in order: lock down, connect, load, serve. Runs in a process that the zygote has just forked."""
+"""A worker's life in order: connect, make the instance, serve. Runs in a process that its template has just forked."""
 
 from __future__ import annotations
 
-from isoplug.shared.limits import EXIT_PROTOCOL, WorkerLimits, clip
+from collections.abc import Sequence
+from typing import Any
+
+from isoplug.shared.forking import WorkerOrder
+from isoplug.shared.limits import EXIT_PROTOCOL, clip
 from isoplug.shared.messages import (
     PROTOCOL,
     Failed,
@@ -15,35 +19,35 @@ from isoplug.shared.messages import (
     Returned,
     Stop,
 )
-from isoplug.worker.guest import Guest, GuestFailure
+from isoplug.worker.guest import Blueprint, Guest, GuestFailure
 from isoplug.worker.link import Link
-from isoplug.worker.lockdown import lock_down
-from isoplug.worker.stubs import Courier, register
+from isoplug.worker.lockdown import Cell, Stage
+from isoplug.worker.stubs import Courier
 
 __all__ = ["live"]
 
 
-def live(socket_path: str, limits: WorkerLimits, lifeline_fd: int) -> int:
+def live(cell: Cell, blueprint: Blueprint, courier: Courier, fields: Sequence[Any], lifeline_fd: int) -> int:
     """Serve one supervisor until it says Stop; the return value is the process's exit code."""
-    lock_down(limits, lifeline_fd)
-    link = Link(socket_path)
+    cell.move_in(lifeline_fd)
+    link = Link(WorkerOrder(*fields).socket_name)
     link.send(Hello(PROTOCOL))
-    load = link.receive()
-    if not isinstance(load, Load):
+    if not isinstance(link.receive(), Load):  # what is received proves that the connection stands
         return EXIT_PROTOCOL
-    courier = Courier(link, limits.frame_bytes)
-    stubs = register(courier, load.functions.splitlines(), load.notices.splitlines())
+    cell.narrow(Stage.INSTANTIATE)
+    courier.link = link
     try:
-        guest = Guest(load.wasm, stubs, limits.wasm_memory_bytes, output_bound=limits.frame_bytes)
+        guest = Guest(blueprint)
+        cell.narrow(Stage.RUN_WASI if blueprint.has_wasi else Stage.RUN)
+        guest.start()
+        if courier.broken is not None:
+            raise courier.broken
     except GuestFailure as failure:
-        link.send(LoadFailed(failure.text))
-        link.close()
+        link.send(LoadFailed(clip(failure.sentence)))
+        link.receive()  # whatever it says: it has heard
         return 0
-    del load  # the module's bytes; the compiled code stands elsewhere
     link.send(Loaded())
-    exit_code = _serve(link, guest, courier)
-    link.close()
-    return exit_code
+    return _serve(link, guest, courier)
 
 
 def _serve(link: Link, guest: Guest, courier: Courier) -> int:
@@ -65,9 +69,9 @@ def _invoke(guest: Guest, courier: Courier, invoke: Invoke) -> Returned | Failed
     except GuestFailure as error:
         failure = error
     except MemoryError:
-        failure = GuestFailure(FailureKind.LIMIT, "the worker ran out of memory; see limits.process_memory")
+        failure = GuestFailure(FailureKind.LIMIT, "limits.process_memory")
     if courier.broken is not None:  # whatever the guest made of it, it went on without an answer it was owed
-        failure = GuestFailure(FailureKind.LIMIT, courier.broken)
+        failure = courier.broken
     if failure is None:
         return Returned(invoke.call, output)
-    return Failed(invoke.call, failure.kind, clip(failure.text))
+    return Failed(invoke.call, failure.kind, clip(failure.text), failure.figure)

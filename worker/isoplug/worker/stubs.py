@@ -15,7 +15,8 @@ from typing import Any
 import extism
 
 from isoplug.shared.limits import EXIT_PROTOCOL, NOTICE_BYTES
-from isoplug.shared.messages import Answer, HostCall, Notice
+from isoplug.shared.messages import Answer, FailureKind, HostCall, Notice
+from isoplug.worker.guest import GuestFailure
 from isoplug.worker.link import Link
 
 __all__ = ["Courier", "register"]
@@ -25,23 +26,29 @@ _SIGNATURE = ([extism.ValType.I64], [extism.ValType.I64])
 
 
 class Courier:
-    """Carries the host calls of the call under way; one per worker, used by its one thread."""
+    """Carries the host calls of the call under way; one per worker, used by its one thread.
 
-    def __init__(self, link: Link, frame_bytes: int) -> None:
-        self._link = link
+    Made in the template, which has no link: a worker has to set its own before it makes an instance.
+    """
+
+    link: Link
+
+    def __init__(self, frame_bytes: int) -> None:
         self._frame_bytes = frame_bytes
         self._call = 0
+        self._is_called = False
         self._sequence = 0
-        self.broken: str | None = None
+        self.broken: GuestFailure | None = None
 
     def begin(self, call: int) -> None:
         self._call, self._sequence, self.broken = call, 0, None
+        self._is_called = True
 
     def ask(self, function: str, payload: bytes) -> bytes:
         """Send one host call and wait for its answer."""
         self._sequence += 1
-        self._link.send(HostCall(self._call, self._sequence, function, payload))
-        answer = self._link.receive()
+        self.link.send(HostCall(self._call, self._sequence, function, payload))
+        answer = self.link.receive()
         if not isinstance(answer, Answer) or (answer.call, answer.sequence) != (self._call, self._sequence):
             os._exit(EXIT_PROTOCOL)
         return answer.payload
@@ -50,7 +57,7 @@ class Courier:
         """Send one host call that nobody answers; a long one is answered all the same, so that it waits its turn."""
         if len(payload) > NOTICE_BYTES:
             return self.ask(function, payload)
-        self._link.send(Notice(self._call, function, payload))
+        self.link.send(Notice(self._call, function, payload))
         return b""
 
     def serve(
@@ -60,16 +67,20 @@ class Courier:
         outputs[0].value = 0
         if self.broken is not None:
             return
+        if not self._is_called:
+            says = f"it calls {function} while it starts, before any call of its host"
+            self.broken = GuestFailure(FailureKind.TRAP, says)
+            return
         memory = plugin.memory_at_offset(inputs[0])
         if memory.length > self._frame_bytes:
-            self.broken = f"{function}: input of {memory.length} bytes is over the limit of {self._frame_bytes}"
+            self.broken = GuestFailure(FailureKind.LIMIT, "limits.frame", memory.length)
             return
         answer = carry(function, bytes(plugin.memory(memory)) if memory.length else b"")
         if not answer:
             return
         room = plugin.alloc(len(answer))
         if not room.offset:
-            self.broken = f"{function}: the answer of {len(answer)} bytes does not fit into the guest's memory"
+            self.broken = GuestFailure(FailureKind.LIMIT, "limits.wasm_memory")
             return
         plugin.memory(room)[:] = answer
         outputs[0].value = room.offset
@@ -85,7 +96,9 @@ def _stub(courier: Courier, function: str, carry: Callable[[str, bytes], bytes])
     def stub(plugin: Any, inputs: Any, outputs: Any, *_: Any) -> None:
         try:
             courier.serve(plugin, inputs, outputs, function, carry)
+        except MemoryError:
+            courier.broken = GuestFailure(FailureKind.LIMIT, "limits.process_memory")
         except Exception as error:  # noqa: BLE001  Extism would swallow it and let the guest go on
-            courier.broken = f"{function}: {type(error).__name__}: {error}"
+            courier.broken = GuestFailure(FailureKind.TRAP, f"{function}: {type(error).__name__}: {error}")
 
     return extism.host_fn(name=function, namespace=_NAMESPACE, signature=_SIGNATURE)(stub)

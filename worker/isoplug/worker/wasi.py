@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import os
 import resource
+import signal
 from typing import TYPE_CHECKING
 
+from isoplug.shared.lockdown import Lockdown
 from isoplug.shared.wasi import Order, Verdict, VerdictKind, encode_verdict
-from isoplug.worker.lockdown import lifeline, rlimits
+from isoplug.worker.lockdown import lifeline, program, rlimits
 
 if TYPE_CHECKING:
     import wasmtime
@@ -31,7 +33,7 @@ _MEMORIES = 1
 
 def main(order_fd: int, verdict_fd: int, lifeline_fd: int) -> None:
     """Entry point. Never returns."""
-    lifeline.arm(lifeline_fd)
+    lifeline.tie(lifeline_fd, signal.SIGKILL)
     with open(order_fd, "rb") as file:
         order = Order.decode(file.read())
     rlimits.lower(
@@ -39,6 +41,7 @@ def main(order_fd: int, verdict_fd: int, lifeline_fd: int) -> None:
             (resource.RLIMIT_CORE, 0),
             (resource.RLIMIT_CPU, order.cpu_seconds),
             (resource.RLIMIT_DATA, order.process_memory_bytes),
+            *rlimits.UNCOUNTED,
             (resource.RLIMIT_FSIZE, order.file_bytes),
             (resource.RLIMIT_NOFILE, _OPEN_FILES),
         )
@@ -53,6 +56,9 @@ def _run(order: Order) -> Verdict:
         import wasmtime
     except ImportError as error:
         return Verdict(VerdictKind.MISSING, str(error))
+    protection = program.lock(order.folder, order.lockdown)  # what is imported later could not be read any more
+    if protection.missing and order.lockdown is Lockdown.FULL:
+        return Verdict(VerdictKind.UNPROTECTED, protection.gaps)
     engine = wasmtime.Engine()  # its cache of compiled code is off unless asked for: nothing is left on disk
     store = wasmtime.Store(engine)
     store.set_limits(
@@ -62,7 +68,7 @@ def _run(order: Order) -> Verdict:
         tables=_TABLES,
         memories=_MEMORIES,
     )
-    store.set_wasi(_wasi_config(order))
+    store.set_wasi(_wasi_config(order.arguments))
     linker = wasmtime.Linker(engine)
     linker.define_wasi()
     start = None
@@ -88,15 +94,15 @@ def _words(error: Exception) -> str:
     return f"{cause.strip()}\n{before.strip()}".strip()
 
 
-def _wasi_config(order: Order) -> wasmtime.WasiConfig:
-    """Its arguments, its folder and the three standard streams; no environment, and nothing else of this machine."""
+def _wasi_config(arguments: list[str]) -> wasmtime.WasiConfig:
+    """Its arguments, the working folder and the three standard streams; no environment, and nothing else."""
     import wasmtime
 
     config = wasmtime.WasiConfig()
-    config.argv = ["program", *order.arguments]
+    config.argv = ["program", *arguments]
     config.inherit_stdin()
     config.inherit_stdout()
     config.inherit_stderr()
     for name in ("/", "."):  # as in the reference: programs name files either way
-        config.preopen_dir(order.folder, name)
+        config.preopen_dir(".", name)
     return config
