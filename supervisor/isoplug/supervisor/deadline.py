@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from isoplug.shared.errors import InvalidArgument
 
-__all__ = ["MAX_TIMEOUT_SECONDS", "Deadline"]
+__all__ = ["MAX_TIMEOUT_SECONDS", "Deadline", "call_deadline", "patience_seconds"]
 
 #: A day. Longer timeouts are mistakes of unit, and ``poll`` takes milliseconds in 32 bits.
 MAX_TIMEOUT_SECONDS = 86_400.0
@@ -30,6 +31,11 @@ class Deadline(NamedTuple):
             )
         return cls(time.monotonic() + timeout_seconds, float(timeout_seconds))
 
+    @classmethod
+    def within(cls, seconds: float) -> Deadline:
+        """``after`` for a wait that may be none at all: 0 is allowed."""
+        return cls.after(seconds) if seconds else cls(time.monotonic(), 0.0)
+
     @property
     def has_passed(self) -> bool:
         return time.monotonic() >= self.at
@@ -41,3 +47,13 @@ class Deadline(NamedTuple):
     def remaining_ms(self) -> int:
         """Rounded up, so that a wait of this length does not end just before the deadline."""
         return math.ceil(self.remaining_seconds() * 1000)
+
+
+#: Of the call that this thread serves, for what is asked something without being told for whom.
+call_deadline: ContextVar[Deadline | None] = ContextVar("call_deadline", default=None)
+
+
+def patience_seconds(bound_seconds: float) -> float:
+    """How long such a one may wait: as long as it likes to, and no longer than the call has."""
+    deadline = call_deadline.get()
+    return bound_seconds if deadline is None else min(bound_seconds, deadline.remaining_seconds())

@@ -1,130 +1,139 @@
-"""From a module's bytes to a worker that has loaded it: bind, fork, hello, load."""
+"""From a template to a worker that has made its instance: fork, hello, load."""
 
 from __future__ import annotations
 
 import itertools
-import os
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from isoplug.shared.errors import CallTimeout, LoadError, SetupError, SupervisorClosed, WorkerCrashed
-from isoplug.shared.limits import WorkerLimits
+from isoplug.shared.errors import CallTimeout, CrashReason, LoadError, SupervisorClosed, WorkerCrashed
+from isoplug.shared.lockdown import Lockdown, Protection
 from isoplug.shared.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed
+from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.lifeline import Lifeline
 from isoplug.supervisor.observe.logs import get_logger
-from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence, open_context
-from isoplug.supervisor.pool.worker import Worker, WorkerProcess
+from isoplug.supervisor.pool.fork_server import ForkServerDied
+from isoplug.supervisor.pool.hub import Hub
+from isoplug.supervisor.pool.link import Breach, Gone, Silence
+from isoplug.supervisor.pool.template import Nursery, Template, TemplateDied
+from isoplug.supervisor.pool.worker import Worker
 from isoplug.supervisor.pool.zygote import Zygote
 
 __all__ = ["Launcher"]
 
 _log = get_logger(__name__)
 
-#: What starting a worker may need at once: libzmq's context, listener, connection and signals, the pidfd, the zygote.
-_SPARE_DESCRIPTORS = 20
+#: How many may die or fall silent during one start: the first may have died long ago, unnoticed.
+_ATTEMPTS = 3
 
-#: How long closing waits for threads that are in the middle of a call although its worker is dead.
+#: How long closing waits for the ends of processes to be reported.
 _FAREWELL_SECONDS = 2.0
 
 
 class Launcher:
     """Thread-safe; one a supervisor. ``functions`` and ``notices`` are the import table of every guest."""
 
-    def __init__(
-        self, runtime_dir: Path, limits: WorkerLimits, functions: Sequence[str], notices: Sequence[str]
-    ) -> None:
+    def __init__(self, runtime_dir: Path, lockdown: Lockdown, functions: Sequence[str], notices: Sequence[str]) -> None:
         self._runtime_dir = runtime_dir
-        self._limits = limits
-        self._functions = "\n".join(functions)
-        self._notices = "\n".join(notices)
-        _require_descriptors()
-        self._context = open_context()
-        self._zygote = Zygote(runtime_dir)
+        self._lockdown = lockdown
+        self._hub = Hub()
+        self._lifeline = Lifeline()
+        self._zygote = Zygote(runtime_dir, self._hub, self._lifeline)
+        self._nursery = Nursery(
+            self._zygote, self._hub, self._lifeline, functions, notices, lockdown, self._note_protection
+        )
         self._numbers = itertools.count()
-        self._lock = threading.Lock()  # makes sockets one at a time, and none in a context that is being ended
+        self._lock = threading.Lock()
         self._is_closed = False
+        #: What the newest template got; None before the first.
+        self.protection: Protection | None = None
 
-    def launch(self, wasm: bytes, plugin: str, deadline: Deadline) -> Worker:
-        """A worker that has compiled and instantiated ``wasm``; ``plugin`` is only for messages.
+    def template(self, name: str, read: Callable[[], bytes], limits: Limits) -> Template:
+        """What workers of the module that ``read`` gives are made of; nothing is started yet. Whoever asked closes it.
+        ``name`` is only for messages."""
+        return Template(self._nursery, self._runtime_dir / f"t{next(self._numbers)}", name, read, limits)
 
-        Raises LoadError (the module is at fault), WorkerCrashed, CallTimeout, SetupError (the machine is at fault).
+    def launch(self, template: Template, deadline: Deadline) -> Worker:
+        """A worker that has made its instance.
+
+        Raises LoadError (the module is at fault), WorkerCrashed, CallTimeout, SetupError (the machine is at fault),
+        SupervisorClosed.
         """
-        socket_path = self._runtime_dir / f"w{next(self._numbers)}"
+        for _ in range(_ATTEMPTS - 1):
+            with suppress(ForkServerDied):
+                return self._launch(template, deadline)
+        return self._launch(template, deadline)
+
+    def close(self) -> None:
+        """End every process that is left; whoever talks to one notices and closes its socket. Idempotent."""
         with self._lock:
             if self._is_closed:
-                raise SupervisorClosed(plugin)
-            _require_descriptors()
-            link = Link(self._context, str(socket_path), self._limits.frame_bytes)
-        process: WorkerProcess | None = None
+                return
+            self._is_closed = True
+        self._zygote.close()
+        self._lifeline.cut()
+        self._hub.join(_FAREWELL_SECONDS)
+        self._hub.close()
+        self._lifeline.close()
+
+    def let_go(self) -> None:
+        """In a fork of the host, which must not keep workers of its parent alive."""
+        self._lifeline.cut()
+
+    def _launch(self, template: Template, deadline: Deadline) -> Worker:
+        """Also raises ForkServerDied."""
+        if self._is_closed:
+            raise SupervisorClosed(template.name)
         try:
-            process = self._zygote.fork(socket_path, self._limits, deadline)
-            link.watch(process.pidfd)
-            worker = Worker(process, link)
-            self._greet(worker, wasm, plugin, socket_path, deadline)
+            worker = template.worker(deadline)
+        except TemplateDied as died:
+            if self._is_closed:
+                raise SupervisorClosed(template.name) from None
+            raise died.process.exit_status().crash(template.name, "while it was compiled") from None
+        except Silence as error:
+            raise _failure(template.name, error, deadline) from None
+        try:
+            _greet(worker, template.name, deadline)
         except BaseException as error:
-            if process is not None:
-                status = Worker(process, link).end()
-            else:
-                link.close()
-            socket_path.unlink(missing_ok=True)
-            match error:
-                case Silence():
-                    raise CallTimeout(plugin, "its start", deadline.timeout_seconds) from None
-                case Gone():
-                    raise WorkerCrashed(
-                        plugin, f"{status} while it started", signal=status.signal, exit_code=status.exit_code
-                    ) from None
-                case Breach():
-                    raise WorkerCrashed(plugin, f"destroyed, {error}") from None
+            status = worker.end()
+            if isinstance(error, Gone):
+                raise status.crash(template.name, "while it started") from None
+            if isinstance(error, (Silence, Breach)):
+                raise _failure(template.name, error, deadline) from None
             raise
         return worker
 
-    def _greet(self, worker: Worker, wasm: bytes, plugin: str, socket_path: Path, deadline: Deadline) -> None:
-        hello = worker.link.receive(deadline)
-        if hello != Hello(PROTOCOL):
-            raise Breach("it did not say hello")
-        socket_path.unlink(missing_ok=True)  # its only peer is connected: nobody else can be
-        worker.link.send(Load(wasm, self._functions, self._notices))
-        match worker.link.receive(deadline):
-            case Loaded():
-                return
-            case LoadFailed(reason):
-                raise LoadError(f"plugin {plugin!r} cannot be loaded: {reason}{_advice(reason)}", plugin_id=plugin)
-            case _:
-                raise Breach("it did not answer whether it loaded")
-
-    def close(self) -> None:
-        """End every process that is left; whoever talks to one notices and closes its socket."""
-        with self._lock:
-            self._is_closed = True
-        self._zygote.close()
-        # Waits for the sockets, so for threads that may be in a host's own service: those must not hold up the host.
-        ending = threading.Thread(target=self._context.term, name="isoplug-zmq-term", daemon=True)
-        ending.start()
-        ending.join(_FAREWELL_SECONDS)
-        if ending.is_alive():
-            _log.error("supervisor.call_outlives_it", advice="a host service does not return; its thread is left alone")
-
-    def let_go(self) -> None:
-        """In a fork of the host: see ``Zygote.let_go``."""
-        self._zygote.let_go()
+    def _note_protection(self, protection: Protection) -> None:
+        """In the hub's thread. Said once, and again when it has changed."""
+        known, self.protection = self.protection, protection
+        if known is not None and known.missing == protection.missing:
+            return
+        if self._lockdown is Lockdown.OFF:
+            _log.info("lockdown.off", advice='workers keep every right of this user; set lockdown = "best-effort"')
+        elif self._lockdown is Lockdown.BEST_EFFORT and protection.missing:  # "full" is an error, which says it
+            missing = {str(layer): reason for layer, reason in protection.missing.items()}
+            _log.warning("lockdown.incomplete", **missing, advice="run `isoplug doctor`")
 
 
-def _require_descriptors() -> None:
-    """Raises SetupError while too few are free: libzmq would not fail without one, it would abort this process."""
-    with ExitStack() as held:
-        try:
-            for _ in range(_SPARE_DESCRIPTORS):
-                held.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            raise SetupError(
-                f"too few descriptors are free to start a worker ({error.strerror}); close some, or raise `ulimit -n`"
-            ) from error
+def _greet(worker: Worker, name: str, deadline: Deadline) -> None:
+    """Raises Silence, Gone, Breach, LoadError."""
+    worker.link.accept(worker.process.pid, worker.process.pidfd, deadline)
+    if worker.link.receive(deadline) != Hello(PROTOCOL):
+        raise Breach("it did not say hello")
+    worker.link.send(Load(), deadline)
+    match worker.link.receive(deadline):
+        case Loaded():
+            return
+        case LoadFailed(reason):
+            raise LoadError(f"plugin {name!r} cannot be loaded: {reason}", plugin_id=name)
+        case _:
+            raise Breach("it did not answer whether it loaded")
 
 
-def _advice(reason: str) -> str:
-    if "unknown import" not in reason:
-        return ""
-    return "; the plugin was built for another or a newer host: update isoplug, or install another build of the plugin"
+def _failure(name: str, error: Silence | Breach, deadline: Deadline) -> CallTimeout | WorkerCrashed:
+    if isinstance(error, Silence):
+        return CallTimeout(name, "its start", deadline.timeout_seconds)
+    return WorkerCrashed(name, f"destroyed, {error}", reason=CrashReason.PROTOCOL_BREACH)

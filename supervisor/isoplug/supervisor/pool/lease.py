@@ -1,23 +1,26 @@
-"""Call chains, and who waits for whom.
+"""Call chains, and what is lent to them.
 
-A chain is a call from outside with every plugin command that it causes; one thread runs all of it. A chain holds the
-worker of each plugin that it is inside of, so a chain that waits for a worker may wait, over other chains, for itself:
-A → B → A alone, or A → B beside B → A. ``LeaseBook.would_deadlock`` sees that before the wait begins.
-
-Invariant: under ``LeaseBook.lock`` the graph *chain → pool it waits for → chain that holds it* has no cycle. Only a
-chain that begins to wait adds an edge that could close one, and it looks first.
+A chain is a call from outside with every plugin command that it causes; one thread runs all of it. It holds a lease
+on a worker of each plugin that it is inside of. ``deadlock`` says when it may wait for one more.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from typing import TYPE_CHECKING
 
+from isoplug.shared.record import CallRecord
+from isoplug.supervisor.pool.deadlock import Waitable
+from isoplug.supervisor.pool.policy import ExitReason, Loss
+
 if TYPE_CHECKING:
+    from isoplug.supervisor.pool.member import Member
     from isoplug.supervisor.pool.pool import Pool
     from isoplug.supervisor.pool.worker import Worker
 
-__all__ = ["Chain", "LeaseBook"]
+__all__ = ["Chain", "Lease", "LeaseBook"]
 
 
 class LeaseBook:
@@ -25,22 +28,21 @@ class LeaseBook:
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
+        self._instances = itertools.count(1)
 
-    def would_deadlock(self, chain: Chain, pool: Pool) -> bool:
-        """True when ``chain``, waiting for ``pool``, would wait for itself. Call with the lock held."""
-        wanted: Pool | None = pool
-        while wanted is not None and wanted.holder is not None:
-            if wanted.holder is chain:
-                return True
-            wanted = wanted.holder.waiting_for
-        return False
+    def next_instance(self) -> int:
+        """A number for a worker that no other of this supervisor has or had."""
+        return next(self._instances)
 
 
 class Chain:
-    """Identity of a call chain, and the handle by which another thread can end it."""
+    """Identity of a call chain, and the handle by which another thread can end it. ``record`` is that of the call from
+    outside; everything within the chain writes into it."""
 
-    def __init__(self, book: LeaseBook) -> None:
-        self.waiting_for: Pool | None = None  # guarded by the book's lock
+    def __init__(self, book: LeaseBook, record: CallRecord | None = None) -> None:
+        self.record = CallRecord() if record is None else record
+        self.waiting_for: Waitable | None = None  # guarded by the book's lock
+        self.leases: list[Lease] = []  # of the chain's thread alone
         self._book = book
         self._turn: threading.Condition | None = None
         self._lock = threading.Lock()
@@ -58,6 +60,12 @@ class Chain:
     def is_cancelled(self) -> bool:
         return self._is_cancelled
 
+    @property
+    def is_lost(self) -> bool:
+        """Nobody waits for it any more: it was cancelled, or the worker that it talks to has ended."""
+        worker = self._worker
+        return self._is_cancelled or (worker is not None and worker.process.has_exited)
+
     def enter(self, worker: Worker) -> Worker | None:
         """The chain's thread starts to talk to ``worker``; returns the one it talked to before (for ``leave``)."""
         with self._lock:
@@ -70,6 +78,13 @@ class Chain:
         with self._lock:
             self._worker = outer
 
+    def pause(self, seconds: float) -> None:
+        """Let that much time pass, outside any lease; a chain that is cancelled waits no longer."""
+        give_up_at = time.monotonic() + seconds
+        with self._book.lock:
+            while not self._is_cancelled and (left := give_up_at - time.monotonic()) > 0:
+                self.turn.wait(left)
+
     def cancel(self) -> None:
         """End the chain from any thread: its current worker dies, a wait for a worker ends. Idempotent."""
         with self._lock:
@@ -78,3 +93,63 @@ class Chain:
                 self._worker.process.kill()
         with self._book.lock:
             self.turn.notify()
+
+    def end(self) -> None:
+        """The call is over: nothing may be lent to it any more. What still is, its thread was interrupted (Ctrl-C)
+        between two steps of giving back."""
+        while self.leases:
+            self.leases[-1].abandon()
+
+
+class Lease:
+    """One worker, lent to one chain. End it with exactly one of ``release`` and ``discard``."""
+
+    __slots__ = ("_chain", "_is_extra", "_member", "_pool", "instance", "worker")
+
+    worker: Worker
+    #: A number that no other worker of this supervisor has or had.
+    instance: int
+
+    def __init__(self, pool: Pool, chain: Chain) -> None:
+        self._pool = pool
+        self._chain = chain
+        self._is_extra = False
+        self._member: Member | None = None
+        chain.leases.append(self)
+
+    def take(self, member: Member, *, is_extra: bool) -> None:
+        """For the pool, with the lock held."""
+        self.worker, self.instance, self._is_extra = member.worker, member.instance, is_extra
+        self._member = member
+        member.holder = self._chain  # right after: no interrupt comes between two plain assignments
+
+    def release(self, *, has_served: bool = True) -> None:
+        """The worker is fine. ``has_served``: it has brought a call to its end."""
+        if self._member is None:
+            self._pool.give_up(self._chain)
+        elif self._is_extra:
+            self._pool.take_back_extra(self._member)
+        else:
+            self._pool.take_back(self._member, has_served=has_served)
+        self._chain.leases.remove(self)
+
+    def discard(self, loss: Loss) -> None:
+        """The worker is dead or in an unknown state."""
+        assert self._member is not None
+        try:
+            self.worker.end()
+        finally:  # ending waits, and may be interrupted; the next caller must not wait for ever
+            if self._is_extra:
+                self._pool.drop_extra(self._member)
+            else:
+                self._pool.replace(self._member, loss)
+            self._chain.leases.remove(self)
+
+    def abandon(self) -> None:
+        """End it whatever its state is: its thread was interrupted."""
+        if self._member is None:
+            self.release()
+        elif self._member.holder is self._chain:
+            self.discard(Loss(ExitReason.CANCELLED, "its caller was interrupted"))
+        else:
+            self._chain.leases.remove(self)

@@ -1,32 +1,45 @@
-"""The supervisor's door to ZeroMQ: the PAIR socket of one worker, and the two things one waits for there.
+"""The supervisor's end of the socket to one worker.
 
-House rules: sends never block, receives end at a deadline, and everything a worker can do wrong comes out as one of
-three exceptions. The socket may be used by any thread, one at a time; a lease is the lock that says which.
+House rules: every wait ends at a deadline, everything a worker can do wrong comes out as one of three exceptions, and
+what it sends while nobody listens stays in the kernel's buffer, which blocks it. The socket may be used by any thread,
+one at a time; a lease is the lock that says which.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import select
-from typing import Any
-
-import zmq
+import socket
+import struct
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
 
 from isoplug.shared.errors import SetupError
 from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
 from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool.zmtp import HANDSHAKE, Inflow, Malformed, framed
 
-__all__ = ["Breach", "Gone", "Link", "Silence", "open_context"]
+__all__ = ["Breach", "Gone", "Link", "Patience", "Silence"]
 
-#: After a worker's death its last frames may still be in libzmq's I/O thread; they get this long, in milliseconds.
-_LAST_WORDS_MS = 5
-#: How long a process that no longer reads may take to be seen dead, in milliseconds.
+#: How long a process whose socket has closed may take to be seen dead, in milliseconds.
 _DYING_MS = 250
-#: Longest wait in one piece.
+#: Longest wait in one piece: a Ctrl-C that comes just before the system call does not interrupt it, and a child of a
+#: dead worker may hold its socket open.
 _SLICE_MS = 500
-#: Frames that libzmq holds each way (its own default is 1,000). Notices, of which there may be many, are small
-#: (``NOTICE_BYTES``); everything else waits for its answer. Fewer would have the two sides signal more often.
-_WAITING_FRAMES = 100
+#: Read at once; more than the kernel holds for one socket by default.
+_CHUNK_BYTES = 256 * 1024
+#: From <linux/socket.h>, ``struct ucred``: pid, uid, gid.
+_UCRED = struct.Struct("=iII")
+#: From <asm-generic/socket.h>, since Linux 6.16; Python has no name for it yet.
+_SO_PASSRIGHTS = 83
+
+
+#: Asked before each wait for a worker how many seconds it may last. May raise.
+Patience: TypeAlias = Callable[[], float]
 
 
 class Silence(Exception):
@@ -41,78 +54,153 @@ class Breach(Exception):
     """The worker broke the protocol; the text says how."""
 
 
-def open_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """One context a supervisor: one I/O thread serves all its workers."""
-    return zmq.Context(io_threads=1)
-
-
 class Link:
-    """Bound before the worker is forked; ``watch`` says whose death ends a wait."""
+    """Listens at ``path`` before the worker is forked; ``accept`` lets it in, and nobody else."""
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], socket_path: str, frame_bytes: int) -> None:
-        try:
-            self._socket = context.socket(zmq.PAIR)
-        except zmq.ZMQError as error:
-            raise SetupError(f"cannot make a socket for a worker: {error}; free descriptors") from error
-        self._socket.linger = 0
-        self._socket.maxmsgsize = frame_bytes + FRAME_OVERHEAD_BYTES
-        self._socket.rcvhwm = self._socket.sndhwm = _WAITING_FRAMES
-        try:
-            self._socket.bind(f"ipc://{socket_path}")
-        except zmq.ZMQError as error:
-            self._socket.close()
-            raise SetupError(
-                f"cannot make the socket {socket_path}: {error}; start a new Supervisor if something removed its folder"
-            ) from error
-        self._poller = zmq.Poller()
-        self._poller.register(self._socket, zmq.POLLIN)
+    def __init__(self, path: Path, frame_bytes: int) -> None:
+        self._path = path
+        self._inflow = Inflow(frame_bytes + FRAME_OVERHEAD_BYTES)
+        self._poll = select.poll()
         self._pidfd = -1
-
-    def watch(self, pidfd: int) -> None:
-        self._pidfd = pidfd
-        self._poller.register(pidfd, zmq.POLLIN)
-
-    def send(self, message: ToWorker) -> None:
-        """Raises Gone, or Breach when the worker does not read what it is sent."""
         try:
-            self._socket.send(encode(message), zmq.NOBLOCK)
-        except zmq.Again:
-            # A dying process loses its sockets a moment before it is dead.
-            if _is_readable(self._pidfd, _DYING_MS):
-                raise Gone from None
-            raise Breach("it does not read its socket") from None
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        except OSError as error:
+            raise SetupError(f"cannot make a socket for a worker: {error}; free descriptors") from error
+        try:
+            self._socket.setblocking(False)
+            _refuse_descriptors(self._socket)  # whoever is accepted inherits it
+            self._socket.bind(str(path))
+            os.chmod(path, 0o777)  # whoever reaches its folder: the worker may run as a user of its own
+            self._socket.listen(1)
+        except OSError as error:
+            self.close()
+            raise SetupError(
+                f"cannot make the socket {path}: {error}; start a new Supervisor if something removed its folder"
+            ) from error
 
-    def receive(self, deadline: Deadline) -> FromWorker:
-        """The next message. Raises Silence, Gone or Breach.
+    def accept(self, pid: int, pidfd: int, deadline: Deadline) -> None:
+        """Wait until the process ``pid`` connects; its socket takes the listener's place. Raises Silence, Gone, Breach
+        and SetupError."""
+        self._pidfd = pidfd
+        waiting = select.poll()
+        waiting.register(self._socket, select.POLLIN)
+        waiting.register(pidfd, select.POLLIN)
+        while True:
+            ready = self._wait(waiting, deadline)
+            if ready[0][0] == pidfd:
+                raise Gone
+            try:
+                peer, _ = self._socket.accept()
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise SetupError(f"cannot let a worker in: {error}; free descriptors") from error
+            if _pid_of(peer) == pid:
+                break
+            peer.close()
+        listener, self._socket = self._socket, peer
+        listener.close()
+        self._unlink()
+        self._socket.setblocking(False)
+        self._poll.register(self._socket, select.POLLIN)
+        self._send(HANDSHAKE, deadline)
+
+    def send(self, message: ToWorker, deadline: Deadline) -> None:
+        """Raises Gone, Breach, or Silence when the worker does not read what it is sent."""
+        self._send(framed(encode(message)), deadline)
+
+    def receive(self, deadline: Deadline, patience: Patience | None = None) -> FromWorker:
+        """The next message. Raises Silence, Gone or Breach, and what ``patience`` does.
 
         The deadline counts even while messages keep coming: a worker that floods is stopped like one that is silent.
         """
-        ready: list[Any] = []
-        while not ready:
-            remaining_ms = deadline.remaining_ms()
-            if not remaining_ms:
-                raise Silence
-            # In slices: a Ctrl-C that comes just before the system call does not interrupt it.
-            ready = self._poller.poll(min(remaining_ms, _SLICE_MS))
-        if ready[0][0] is not self._socket and not self._socket.poll(_LAST_WORDS_MS):
-            raise Gone
-        return self._read()
+        if deadline.has_passed:
+            raise Silence
+        try:
+            while (message := self._inflow.take()) is None:
+                self._wait(self._poll, deadline, patience)
+                self._read()
+            return decode_from_worker(message)
+        except (MalformedMessage, Malformed) as error:
+            raise Breach(f"it sent {error}") from error
 
     def is_quiet(self) -> bool:
         """The worker lives, and sent nothing that nobody asked for."""
-        return not self._poller.poll(0)
+        return self._inflow.is_empty and not self._poll.poll(0)
+
+    def has_spoken(self) -> bool:
+        """It sent something that nobody asked for. False for what ends just now: a dying process closes its socket a
+        moment before it is dead."""
+        if not self._inflow.is_empty:
+            return True
+        return any(event & select.POLLIN and not event & select.POLLHUP for _, event in self._poll.poll(0))
 
     def close(self) -> None:
+        """Idempotent."""
         self._socket.close()
+        self._unlink()
 
-    def _read(self) -> FromWorker:
-        frame = self._socket.recv(zmq.NOBLOCK)
-        if self._socket.get(zmq.RCVMORE):
-            raise Breach("it sent a message of several frames")
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _send(self, data: bytes, deadline: Deadline) -> None:
+        rest = memoryview(data)
+        while True:
+            try:
+                rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
+            except BlockingIOError:
+                pass
+            except OSError:  # the other end is closed
+                self._raise_end()
+            if not rest:
+                return
+            writable = select.poll()
+            writable.register(self._socket, select.POLLOUT)
+            self._wait(writable, deadline)
+
+    def _read(self) -> None:
         try:
-            return decode_from_worker(frame)
-        except MalformedMessage as error:
-            raise Breach(f"it sent {error}") from error
+            data = self._socket.recv(_CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._raise_end()
+        self._inflow.feed(data)
+
+    def _wait(self, poll: select.poll, deadline: Deadline, patience: Patience | None = None) -> list[tuple[int, int]]:
+        while True:
+            remaining_ms = deadline.remaining_ms()
+            if not remaining_ms:
+                raise Silence
+            slice_ms = _SLICE_MS if patience is None else min(_SLICE_MS, math.ceil(patience() * 1000))
+            if ready := poll.poll(min(remaining_ms, slice_ms)):
+                return ready
+            if _is_readable(self._pidfd, 0):
+                raise Gone
+
+    def _raise_end(self) -> None:
+        """The worker's end of the socket is closed. A dying process loses its sockets a moment before it is dead."""
+        if _is_readable(self._pidfd, _DYING_MS):
+            raise Gone
+        raise Breach("it closed its socket")
+
+    def _unlink(self) -> None:
+        with suppress(OSError):  # its folder is gone
+            self._path.unlink(missing_ok=True)
+
+
+def _refuse_descriptors(listener: socket.socket) -> None:
+    """The kernel closes a passed descriptor inside ``recv``, and closing one may wait: a TCP connection's, with
+    SO_LINGER, for as long as its sender likes. An older kernel lets them in; there the seccomp layer sees to it that a
+    worker has none that waits."""
+    with suppress(OSError):
+        listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
+
+
+def _pid_of(peer: socket.socket) -> int:
+    pid: int = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
+    return pid
 
 
 def _is_readable(fd: int, patience_ms: int) -> bool:

@@ -1,42 +1,52 @@
-"""The worker of one plugin: lending it, losing it, starting it again.
+"""The workers of one plugin: lending them, losing them, replacing them.
 
-``Pool.state`` is derived from what is there, never stored. All fields are guarded by the lease book's lock; starting
-and ending processes happens outside it, because both wait.
+What is there is written down in four places, each of one idea: ``Crew`` (regular workers and their starts), ``Extras``
+(instances for chains that would wait for themselves), ``Turns`` (who waits), ``Farewells`` (who goes). ``Pool.state``
+is derived from them, never stored. All of it is guarded by the lease book's lock; starting and ending processes, and
+observers, come outside it, because they wait.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from enum import StrEnum
-from typing import TypeAlias
 
 from isoplug.shared.errors import (
     CallCancelled,
     CallTimeout,
-    PluginError,
     PluginQuarantined,
-    ResourceLimitExceeded,
+    SetupError,
     SupervisorClosed,
 )
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.logs import get_logger
-from isoplug.supervisor.pool.lease import Chain, LeaseBook
-from isoplug.supervisor.pool.policy import Quarantine, RestartBudget
+from isoplug.supervisor.observe.status import resources_of
+from isoplug.supervisor.pool.crew import Crew, StartUnderWay
+from isoplug.supervisor.pool.deadlock import is_stuck
+from isoplug.supervisor.pool.extras import Extras
+from isoplug.supervisor.pool.farewells import LEAVE_SECONDS, Farewell, Farewells
+from isoplug.supervisor.pool.keeper import Keeper
+from isoplug.supervisor.pool.lease import Chain, Lease, LeaseBook
+from isoplug.supervisor.pool.member import Member
+from isoplug.supervisor.pool.policy import ExitReason, Loss, Quarantine, Restart, RestartBudget
+from isoplug.supervisor.pool.recruiter import Recruiter, Start
+from isoplug.supervisor.pool.settings import PoolSettings
+from isoplug.supervisor.pool.turns import Turns
 from isoplug.supervisor.pool.worker import Worker
 
-__all__ = ["Lease", "Pool", "Start", "State"]
+__all__ = ["Pool", "PoolClosed", "State"]
 
 _log = get_logger(__name__)
 
-#: Starts one worker of the plugin (launch, ``set_config``, ``init``) as part of a chain at a depth; raises PluginError.
-Start: TypeAlias = Callable[[Chain, Deadline, int], Worker]
-
-
-#: How long a worker that was told to stop may take; it only has to leave its loop.
-_LEAVE_SECONDS = 1.0
+#: How long a process whose socket has closed may take to be seen dead.
+_DYING_SECONDS = 0.25
+#: Between two looks at the workers: what they do while they are idle, and their memory when there is a bound on it.
+_LOOK_SECONDS = 1.0
+#: Until a start is tried again that the machine had no thread for.
+_NO_THREAD_SECONDS = 1.0
 
 
 class State(StrEnum):
@@ -48,172 +58,253 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
-class Lease:
-    """One worker, lent to one chain. End it with exactly one of ``release`` and ``discard``."""
-
-    def __init__(self, pool: Pool, worker: Worker, *, is_extra: bool) -> None:
-        self.worker = worker
-        self._pool = pool
-        self._is_extra = is_extra
-
-    def release(self) -> None:
-        """The worker is fine: back into the pool, or away when it was an extra instance."""
-        if self._is_extra:
-            self._pool.drop_extra(self.worker)
-        else:
-            self._pool.take_back(self.worker)
-
-    def discard(self, failure: str, *, counts: bool) -> None:
-        """The worker is dead or in an unknown state. ``counts`` says whether that is the plugin's fault."""
-        if self._is_extra:
-            self._pool.drop_extra(self.worker)
-            return
-        try:
-            self.worker.end()
-        finally:  # ending waits, and may be interrupted; the next caller must not wait for ever
-            self._pool.replace(self.worker, failure, counts=counts)
+class PoolClosed(SupervisorClosed):
+    """This pool lends nothing any more, or not now; the plugin may have another one, to which the call can go."""
 
 
 class Pool:
-    """Workers of one plugin: its own one, and extra instances for chains that come back to the plugin."""
+    """Thread-safe. ``start`` makes workers, ``farewell`` tells them that they end.
+
+    ``on_lost`` hears of the end of each regular worker and of each start that failed, ``on_restarted`` of each new
+    regular one but the first; both are called in whatever thread noticed, and must not wait.
+    """
 
     def __init__(
         self,
         plugin_id: str,
+        settings: PoolSettings,
         start: Start,
+        farewell: Farewell,
         book: LeaseBook,
-        budget: RestartBudget,
+        keeper: Keeper,
         *,
-        start_timeout_seconds: float,
-        max_extra_instances: int,
+        on_lost: Callable[[Loss], None] = lambda _: None,
         on_restarted: Callable[[], None] = lambda: None,
     ) -> None:
         self._plugin_id = plugin_id
+        self._settings = settings
         self._start = start
         self._book = book
-        self._budget = budget
-        self._start_timeout_seconds = start_timeout_seconds
-        self._max_extra_instances = max_extra_instances
+        self._keeper = keeper
+        self._on_lost = on_lost
         self._on_restarted = on_restarted
         self._changed = threading.Condition(book.lock)
-        self._worker: Worker | None = None
-        self._extras: set[Worker] = set()
-        self._extra_starts = 0
-        self._queue: deque[Chain] = deque()
-        self._is_starting = False
-        self._is_backing_off = False
+        self._budget = RestartBudget(settings.restart)
+        self._crew = Crew(settings.workers)
+        self._extras = Extras(plugin_id, settings.max_extra_instances, settings.extra_idle_seconds)
+        self._recruiter = Recruiter(
+            plugin_id,
+            start,
+            settings.start_timeout_seconds,
+            book,
+            self._changed,
+            self._crew,
+            self._wants_starts,
+            self._start_ended,
+        )
+        self._turns = Turns(plugin_id, settings.queue)
+        self._farewells = Farewells(book.lock, self._changed, farewell, settings.shutdown_timeout_seconds)
+        #: Lent, and no longer of the crew: they go when they are given back.
+        self._outgoing: set[Member] = set()
         self._is_quarantined = False
+        self._is_standing_by = False
         self._is_closed = False
-        #: The chain that has the worker, or that starts it.
-        self.holder: Chain | None = None
-        self.restarts = 0
+        #: Closing has ended: what comes back now, nobody else will end.
+        self._is_over = False
+        #: The number of the newest regular worker: by it one learns that the plugin has a new one.
+        self.instance = 0
         self.last_failure: str | None = None
 
     # --- for callers ----------------------------------------------------------------------------------------------
 
     def acquire(self, chain: Chain, deadline: Deadline, depth: int) -> Lease:
-        """Lend the worker to ``chain``, first come first served; waits while it is busy or starting.
+        """Lend a worker to ``chain``, first come first served; waits while all are busy or starting.
 
-        A chain that would wait for itself gets an extra instance instead. Raises PluginQuarantined, SupervisorClosed,
-        CallTimeout, CallCancelled, ResourceLimitExceeded, and what starting an extra instance raises.
+        A chain that would wait for itself gets an extra instance instead. Raises PluginBusy, PluginQuarantined,
+        PoolClosed, CallTimeout, CallCancelled, ResourceLimitExceeded, SetupError, and what starting an extra instance
+        raises. When it raises, or is interrupted, nothing is lent.
         """
         while True:
-            with self._book.lock:
-                if not self._wait_turn(chain, deadline):
-                    break
-                worker = self._worker
-                assert worker is not None
-                self.holder = chain
-            lease = Lease(self, worker, is_extra=False)
+            lease = Lease(self, chain)
             try:
-                is_fit = worker.is_fit()
-            except BaseException:  # an interrupt of the caller's thread
-                lease.release()
+                if not self._lend_regular(lease, chain, deadline):
+                    self._lend_extra(lease, chain, deadline, depth)
+                if lease.worker.is_fit():
+                    return lease
+            except BaseException:
+                lease.release(has_served=False)
                 raise
-            if is_fit:
-                return lease
-            is_alive = worker.process.is_alive
-            cause = "it spoke while nobody asked it" if is_alive else f"{worker.process.exit_status()} while idle"
-            lease.discard(cause, counts=True)
-        return self._acquire_extra(chain, deadline, depth)
+            if misdeed := lease.worker.misdeed():
+                lease.discard(Loss(ExitReason.BREACH, misdeed))
+            elif not lease.worker.process.wait(_DYING_SECONDS):
+                lease.discard(Loss(ExitReason.BREACH, "it closed its socket"))
+            else:
+                lease.discard(Loss.of(lease.worker.process.exit_status(), "while idle"))
 
-    def take_back(self, worker: Worker) -> None:
+    # Giving back wakes the next caller first of all, which gets the lock afterwards: an interrupt (Ctrl-C) of this
+    # thread in between must not leave it waiting.
+
+    def take_back(self, member: Member, *, has_served: bool) -> None:
+        """For leases."""
+        loss: Loss | None = None
         with self._book.lock:
-            self.holder = None
-            # A death during the lease is its holder's to notice (``_on_exit`` left it alone): this is the last chance.
-            is_dead = worker.process.has_exited and not self._is_closed
-            if is_dead:
-                self._lose_idle(worker)
             self._announce()
-        if is_dead:
-            worker.end()
+            member.holder = None
+            member.calls += has_served
+            is_too_late = self._is_over
+            if is_too_late:
+                self._crew.remove(member)
+            elif member.is_out:
+                self._outgoing.discard(member)
+                self._send_away(member.worker)
+            elif member.worker.process.has_exited and not self._is_closed:
+                # A death during the lease is its holder's to notice (``_on_exit`` left it alone): this is the last
+                # chance.
+                loss = Loss.of(member.worker.process.exit_status(0), "while idle")
+                self._lose(member, loss)
+            elif why := self._settings.recycle.reason(member.calls):
+                self._recycle(member, why)
+        if is_too_late or loss is not None:
+            member.worker.end()
+        if loss is not None:
+            self._on_lost(loss)
 
-    def replace(self, worker: Worker, failure: str, *, counts: bool) -> None:
-        """``worker`` has ended; start another, when the budget allows one."""
+    def replace(self, member: Member, loss: Loss) -> None:
+        """For leases: its worker has ended; start another, when the budget allows one."""
         with self._book.lock:
-            self.holder = None
-            self._worker = None
-            self._plan_restart(worker, failure, counts=counts)
+            self._announce()
+            member.holder = None
+            self._outgoing.discard(member)
+            self._lose(member, loss)
+        self._on_lost(loss)
+
+    def take_back_extra(self, member: Member) -> None:
+        """For leases: keep it warm for the next chain that would wait for itself."""
+        with self._book.lock:
+            self._announce()
+            is_too_late = self._is_over
+            is_kept = self._extras.put_back(member, time.monotonic())
+            if is_too_late:
+                self._extras.remove(member)
+            elif is_kept:
+                self._plan_visit()
+            else:
+                self._send_away(member.worker)
+        if is_too_late:
+            member.worker.end()
+
+    def give_up(self, chain: Chain) -> None:
+        """For leases: ``chain`` was lent nothing, and does not start anything any more."""
+        with self._book.lock:
+            self._extras.end_start(chain)
             self._announce()
 
-    def drop_extra(self, worker: Worker) -> None:
-        with self._book.lock:  # first out of reach of ``close``, then ended
-            self._extras.discard(worker)
+    def drop_extra(self, member: Member) -> None:
+        """For leases: its worker has ended, which costs nobody anything."""
+        with self._book.lock:
             self._announce()
-        worker.end()
+            member.holder = None
+            self._extras.remove(member)
 
     # --- for the supervisor ---------------------------------------------------------------------------------------
 
     def reserve(self, chain: Chain) -> None:
         """The loader is about to prepare the first worker as part of ``chain``; callers wait for ``adopt``."""
         with self._book.lock:
-            self.holder = chain
+            self._crew.starts.append(StartUnderWay(chain))
 
     def adopt(self, worker: Worker) -> None:
-        """The worker that the loader has started and prepared becomes the pool's own."""
+        """The worker that the loader has started and prepared becomes the pool's first; the others, if there are to be
+        more, are started in the background."""
         with self._book.lock:
-            self._worker = worker
-            self.holder = None
+            self._crew.starts.clear()
+            is_too_late = self._is_over
+            member = self._join(worker)
+            if is_too_late:
+                self._crew.remove(member)
+            else:
+                self._start_missing()
             self._announce()
-        worker.process.exited.add_done_callback(lambda _: self._on_exit(worker))
+        if is_too_late:
+            worker.end()
+        else:
+            self._watch(member)
 
     def abandon(self) -> None:
         """The first worker could not be prepared: whoever waits for the plugin hears that it is gone."""
         with self._book.lock:
-            self._is_closed = True
-            self.holder = None
+            self._is_closed = self._is_over = True
+            self._crew.starts.clear()
             self._wake_everybody()
 
     def reset(self) -> None:
-        """Forget all failures; leave quarantine or back-off and start a worker at once."""
+        """Forget all failures; leave quarantine or back-off and start workers at once."""
         with self._book.lock:
             self._budget.clear()
-            self._is_backing_off = False
-            if self._is_quarantined and not self._is_closed:
-                self._is_quarantined = False
-                self._begin_start(0.0)
+            self._is_quarantined = False
+            for start in self._crew.starts:
+                start.is_waiting = False
+            self._start_missing()
             self._changed.notify_all()
 
-    def close(self, deadline: Deadline, farewell: Callable[[Worker], None]) -> None:
-        """No more leases; wait for those that are out until ``deadline``, end what does not come back by then; the
-        worker gets ``farewell`` and ends. Idempotent."""
+    def pardon(self, fingerprint: str) -> None:
+        """The deaths that this input caused do not count any more: it was set aside. See ``RestartBudget.pardon``."""
         with self._book.lock:
-            self._is_closed = True
+            self._budget.pardon(fingerprint, time.monotonic())
+
+    def renew(self, told: int | None = None) -> None:
+        """The plugin's configuration has changed. The instance ``told`` knows, all others are replaced as soon as they
+        are free, and serve no further call."""
+        with self._book.lock:
+            for start in self._crew.starts:
+                start.is_outdated = start.chain is not None
+            for member in [member for member in self._crew.members if member.instance != told]:
+                self._take_out(member)
+            for extra in self._extras.outdate():
+                self._send_away(extra.worker)
+            self._start_missing()
+            self._announce()
+
+    def stand_by(self) -> None:
+        """Lend nothing and start nothing until ``take_over``: whoever waits gets PoolClosed. What is lent comes back,
+        and stays."""
+        with self._book.lock:
+            self._is_standing_by = True
+            self._wake_everybody()
+
+    def take_over(self) -> None:
+        """The end of ``stand_by``."""
+        with self._book.lock:
+            self._is_standing_by = False
+            self._start_missing()
+            self._announce()
+
+    def close(self, deadline: Deadline) -> None:
+        """No more leases; wait for those that are out until ``deadline``, end what does not come back by then; the
+        workers that do get their farewell and end. Idempotent."""
+        with self._book.lock:
+            self._is_closed = self._farewells.is_closing = True
             self._wake_everybody()
             self._changed.wait_for(self._is_at_rest, deadline.remaining_seconds())
-            holder = self.holder
-            for extra in self._extras:
-                extra.process.kill()
-        if holder is not None:
-            holder.cancel()  # its own thread sees the worker die and ends it, or is just bringing it back alive
+            chains = (*self.holders, *self._extras.starting, *(member.holder for member in self._outgoing))
+            for extra in self._extras.lent:
+                extra.worker.process.kill()
+            self._farewells.hurry()
+        for chain in chains:
+            if chain is not None:
+                chain.cancel()  # its own thread sees the worker die and ends it, or is just bringing it back alive
         with self._book.lock:
-            self._changed.wait_for(self._is_at_rest, _LEAVE_SECONDS)
-            worker = None
-            if self.holder is None:
-                worker, self._worker = self._worker, None
-        if worker is not None:
-            farewell(worker)
-            worker.end(grace_seconds=_LEAVE_SECONDS)
+            self._changed.wait_for(self._is_at_rest, LEAVE_SECONDS)
+            self._is_over = True
+            leaving = [member for member in (*self._crew.members, *self._extras.warm) if member.holder is None]
+            for member in leaving:
+                self._crew.remove(member)
+                self._extras.remove(member)
+            workers = [*(member.worker for member in leaving), *self._farewells.take_waiting()]
+        self._keeper.forget(self)
+        with ExitStack() as goodbyes:  # a second Ctrl-C ends one farewell, not the cleaning up
+            for worker in workers:
+                goodbyes.callback(self._farewells.say, worker, deadline)
 
     @property
     def state(self) -> State:
@@ -222,187 +313,320 @@ class Pool:
                 return State.STOPPED
             if self._is_quarantined:
                 return State.QUARANTINED
-            if self._is_backing_off:
-                return State.BACKING_OFF
-            if self._worker is None:
-                return State.STARTING
-            return State.BUSY if self.holder is not None else State.READY
+            if self._crew.members:
+                return State.BUSY if self._crew.free() is None else State.READY
+            starts = self._crew.starts
+            return State.BACKING_OFF if starts and all(start.is_waiting for start in starts) else State.STARTING
 
     @property
-    def instance(self) -> int:
-        """Which one the pool's own worker is. It stays the same as long as that is leased."""
-        return self.restarts
+    def restarts(self) -> int:
+        return self._crew.restarts
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
+        """Of all that run, the regular ones first."""
         with self._book.lock:
-            return tuple(worker.pid for worker in (self._worker, *self._extras) if worker is not None)
+            members = (*self._crew.members, *self._outgoing, *self._extras.members)
+            return tuple(worker.pid for worker in (*(m.worker for m in members), *self._farewells.processes()))
 
-    # --- inside (the lock is held, unless said otherwise) ---------------------------------------------------------
+    # --- for ``is_stuck`` (the lock is held) ----------------------------------------------------------------------
 
-    def _is_at_rest(self) -> bool:
-        return self.holder is None and not self._extras
+    @property
+    def is_moving(self) -> bool:
+        return self._crew.is_moving
 
-    def _wait_turn(self, chain: Chain, deadline: Deadline) -> bool:
-        """True when the worker is free and it is ``chain``'s turn; False when waiting would be for itself."""
-        self._refuse_if_unusable(chain)
-        if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
-            raise self._waited_too_long(deadline)
-        if self._is_free_for(chain):
+    @property
+    def holders(self) -> Iterable[Chain]:
+        return self._crew.holders
+
+    # --- for the keeper -------------------------------------------------------------------------------------------
+
+    def tend(self) -> None:
+        """Recycle what is due, end what was idle for long or did not keep still, say the farewells that wait."""
+        self._end_restless()
+        sizes = self._measure()
+        with self._book.lock:
+            now = time.monotonic()
+            for extra in self._extras.expired(now):
+                self._farewells.add(extra.worker)
+            for member in tuple(self._crew.members):
+                age_seconds = now - member.worker.started_at
+                if why := self._settings.recycle.reason(member.calls, age_seconds, sizes.get(member, 0)):
+                    self._recycle(member, why)
+            self._start_missing()
+            self._plan_visit()
+        self._farewells.say_all()
+
+    def _end_restless(self) -> None:
+        """Idle workers that send, or compute, although nobody has asked them anything."""
+        with self._book.lock:
+            idle = [member for member in self._crew.members if member.holder is None]
+            caught = [(member, misdeed) for member in idle if (misdeed := member.worker.misdeed())]
+            losses = [(member, Loss(ExitReason.BREACH, misdeed)) for member, misdeed in caught]
+            for member, loss in losses:
+                self._lose(member, loss)
+            extras = [member for member in self._extras.warm if member.worker.misdeed()]
+            for member in extras:
+                self._extras.remove(member)
+            self._announce()
+        for member in extras:
+            member.worker.end()
+        for member, loss in losses:
+            member.worker.end()
+            self._on_lost(loss)
+
+    def _measure(self) -> dict[Member, int]:
+        """Resident bytes of the regular workers, when there is a bound on them."""
+        if not self._settings.recycle.memory_bytes:
+            return {}
+        with self._book.lock:
+            members = tuple(self._crew.members)
+        return {member: resources_of([member.worker.pid])[0] for member in members}
+
+    def _plan_visit(self) -> None:
+        """With the lock held."""
+        recycle = self._settings.recycle
+        instants = [self._extras.next_expiry]
+        staying = [member for member in self._crew.members if not member.leaves_because]
+        if recycle.age_seconds:
+            instants += [member.worker.started_at + recycle.age_seconds for member in staying]
+        if self._crew.members or self._extras.warm:
+            instants.append(time.monotonic() + _LOOK_SECONDS)
+        due = [instant for instant in instants if instant is not None]
+        if due and not self._is_closed:
+            self._keeper.visit(self, min(due))
+
+    # --- lending --------------------------------------------------------------------------------------------------
+
+    def _lend_regular(self, lease: Lease, chain: Chain, deadline: Deadline) -> bool:
+        """False when waiting would be for the chain itself."""
+        with self._book.lock:
+            self._refuse_if_unusable(chain)
+            if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
+                raise self._waited_too_long(deadline)
+            member = self._free_for(chain)
+            if member is None:
+                if is_stuck(chain, self):
+                    return False
+                member = self._wait(chain, deadline)
+            lease.take(member, is_extra=False)
             return True
-        if self._book.would_deadlock(chain, self):
-            return False
-        self._queue.append(chain)
-        chain.waiting_for = self
+
+    def _wait(self, chain: Chain, deadline: Deadline) -> Member:
+        """With the lock held, as in all that follow unless they say otherwise."""
+        self._turns.join(chain, self)
         try:
-            while not self._is_free_for(chain):
-                self._refuse_if_unusable(chain)
+            while (member := self._free_for(chain)) is None:
                 if not chain.turn.wait(deadline.remaining_seconds()) and deadline.has_passed:
                     raise self._waited_too_long(deadline)
-            return True
+                self._refuse_if_unusable(chain)
+            return member
         finally:
-            chain.waiting_for = None
-            self._queue.remove(chain)
+            self._turns.leave(chain)
             self._announce()  # when this chain gives up, the next in the queue may be able to go
 
-    def _is_free_for(self, chain: Chain) -> bool:
-        is_first = not self._queue or self._queue[0] is chain
-        return self._worker is not None and self.holder is None and is_first and not self._is_closed
-
-    def _waited_too_long(self, deadline: Deadline) -> CallTimeout:
-        return CallTimeout(self._plugin_id, "waiting for its worker", deadline.timeout_seconds, was_delivered=False)
+    def _free_for(self, chain: Chain) -> Member | None:
+        return self._crew.free() if self._turns.is_next(chain) else None
 
     def _refuse_if_unusable(self, chain: Chain) -> None:
-        if self._is_closed:
-            raise SupervisorClosed(self._plugin_id)
+        if self._is_closed or self._is_standing_by:
+            raise PoolClosed(self._plugin_id)
         if self._is_quarantined:
             raise PluginQuarantined(self._plugin_id, self.last_failure or "unknown")
         if chain.is_cancelled:
             raise CallCancelled(self._plugin_id, "waiting for its worker")
+        if not self._crew.members and not self._crew.starts:
+            self._start_missing()
+            if not self._crew.starts:
+                raise SetupError(
+                    f"plugin {self._plugin_id!r} has no worker, and {self.last_failure}; free processes",
+                    plugin_id=self._plugin_id,
+                )
+
+    def _waited_too_long(self, deadline: Deadline) -> CallTimeout:
+        return CallTimeout(self._plugin_id, "waiting for its worker", deadline.timeout_seconds)
+
+    def _lend_extra(self, lease: Lease, chain: Chain, deadline: Deadline, depth: int) -> None:
+        """Without the lock: starting waits."""
+        with self._book.lock:
+            self._refuse_if_unusable(chain)
+            member = self._extras.next_warm()
+            if member is not None:
+                lease.take(member, is_extra=True)
+                self._extras.lend(member)
+                return
+            self._extras.begin_start(chain)
+        member = Member(self._start(chain, deadline, depth), self._book.next_instance())
+        with self._book.lock:
+            lease.take(member, is_extra=True)
+            self._extras.end_start(chain, member)
+        member.worker.process.exited.add_done_callback(lambda _: self._on_extra_exit(member))
 
     def _announce(self) -> None:
         """Something changed that the first in the queue, or ``close``, may have waited for."""
-        if self._queue:
-            self._queue[0].turn.notify()
+        self._turns.call_next()
         if self._is_closed:
             self._changed.notify_all()
 
     def _wake_everybody(self) -> None:
-        for chain in self._queue:
-            chain.turn.notify()
+        self._turns.call_all()
         self._changed.notify_all()
 
-    def _acquire_extra(self, chain: Chain, deadline: Deadline, depth: int) -> Lease:
-        """Without the lock: starting waits."""
-        with self._book.lock:
-            running = len(self._extras) + self._extra_starts
-            if running >= self._max_extra_instances:
-                raise ResourceLimitExceeded(
-                    self._plugin_id,
-                    f"the number of extra instances of plugin {self._plugin_id!r}",
-                    running + 1,
-                    self._max_extra_instances,
-                    "call chains come back to it too often at once; raise calls.max_extra_instances if that is meant",
-                )
-            self._extra_starts += 1
-        worker: Worker | None = None
-        try:
-            worker = self._start(chain, deadline, depth)
-        finally:
-            with self._book.lock:
-                self._extra_starts -= 1
-                if worker is not None:
-                    self._extras.add(worker)
-        return Lease(self, worker, is_extra=True)
+    # --- losing ---------------------------------------------------------------------------------------------------
 
-    def _on_exit(self, worker: Worker) -> None:
-        """Without the lock, in the thread that reads the zygote: the worker is dead. If it was idle, replace it here;
-        if it is leased, its caller sees the same death and does it."""
+    def _on_exit(self, member: Member) -> None:
+        """Without the lock, in the hub's thread: the worker is dead. If it was idle, replace it here; if it is lent,
+        its caller sees the same death and does it."""
         with self._book.lock:
-            if self._worker is not worker or self.holder is not None or self._is_closed:
+            if member.is_out or member.holder is not None or self._is_closed:
                 return
-            self._lose_idle(worker)
+            loss = Loss.of(member.worker.process.exit_status(0), "while idle")
+            self._lose(member, loss)
             self._announce()
-        worker.end()
+        member.worker.end()
+        self._on_lost(loss)
 
-    def _lose_idle(self, worker: Worker) -> None:
-        self._worker = None
-        self._plan_restart(worker, f"{worker.process.exit_status(0)} while idle", counts=True)
+    def _on_extra_exit(self, member: Member) -> None:
+        """Without the lock, as ``_on_exit``."""
+        with self._book.lock:
+            if member not in self._extras.warm or self._is_closed:
+                return
+            self._extras.remove(member)
+        member.worker.end()
 
-    def _plan_restart(self, worker: Worker, failure: str, *, counts: bool) -> None:
-        _log.warning("worker.lost", plugin=self._plugin_id, pid=worker.pid, cause=failure, counts=counts)
-        self.last_failure = failure
-        lived_seconds = time.monotonic() - worker.started_at
-        self._after_failure(lived_seconds, worker.calls, counts=counts)
+    def _lose(self, member: Member, loss: Loss) -> None:
+        worker = member.worker
+        self._crew.remove(member)
+        _log.warning("worker.lost", plugin=self._plugin_id, pid=worker.pid, cause=loss.text, reason=loss.reason.value)
+        self._after_loss(loss, time.monotonic() - worker.started_at, member.calls)
 
-    def _after_failure(self, lived_seconds: float, calls: int, *, counts: bool) -> None:
+    def _after_loss(self, loss: Loss, lived_seconds: float, calls: int) -> None:
+        self.last_failure = loss.text
         if self._is_closed:
             return
-        delay_seconds = 0.0
-        if counts:
-            decision = self._budget.on_failure(time.monotonic(), lived_seconds=lived_seconds, calls=calls)
-            if isinstance(decision, Quarantine):
-                self._is_quarantined = True
-                _log.error("plugin.quarantined", plugin=self._plugin_id, cause=self.last_failure)
-                self._wake_everybody()
-                return
-            delay_seconds = decision.delay_seconds
-        self._begin_start(delay_seconds)
+        match self._budget.on_exit(loss, time.monotonic(), lived_seconds=lived_seconds, calls=calls):
+            case Quarantine():
+                self._quarantine()
+            case Restart(delay_seconds):
+                self._start_missing(delay_seconds, is_restart=True)
 
-    def _begin_start(self, delay_seconds: float) -> None:
-        if self._is_starting:  # its thread goes round again
-            return
-        self._is_starting = True
-        self._is_backing_off = delay_seconds > 0
-        name = f"isoplug-start-{self._plugin_id}"
-        try:
-            threading.Thread(target=self._start_main, args=(delay_seconds,), name=name, daemon=True).start()
-        except RuntimeError as error:  # no threads left, or the interpreter is ending
-            self._is_starting = self._is_backing_off = False
-            self._is_quarantined = True
-            self.last_failure = f"its start could not begin: {error}"
-            _log.error("plugin.quarantined", plugin=self._plugin_id, cause=self.last_failure)
-            self._wake_everybody()
+    def _quarantine(self) -> None:
+        """Nothing of the plugin runs any more, as under OTP's supervisors when the intensity is exceeded."""
+        self._is_quarantined = True
+        _log.error("plugin.quarantined", plugin=self._plugin_id, cause=self.last_failure)
+        for member in tuple(self._crew.members):
+            self._take_out(member)
+        for extra in self._extras.outdate():
+            self._send_away(extra.worker)
+        self._wake_everybody()
 
-    def _start_main(self, delay_seconds: float) -> None:
-        """Without the lock, in a thread of its own: a start takes as long as the guest's ``init`` does."""
-        with self._book.lock:
-            self._changed.wait_for(lambda: self._is_closed or not self._is_backing_off, delay_seconds)
-            self._is_backing_off = False
-            if self._is_closed:
+    def _recycle(self, member: Member, why: str) -> None:
+        """Start its successor; until that is there, it serves on."""
+        if not member.leaves_because:
+            member.leaves_because = why
+            self._start_missing()
+
+    def _take_out(self, member: Member) -> None:
+        """It serves nobody any more, and goes: now when it is free, else when it comes back."""
+        self._crew.remove(member)
+        if member.holder is None:
+            self._send_away(member.worker)
+        else:
+            self._outgoing.add(member)
+
+    def _send_away(self, worker: Worker) -> None:
+        self._farewells.add(worker)
+        self._keeper.visit(self)
+
+    def _is_at_rest(self) -> bool:
+        is_lent = any(member.holder is not None for member in self._crew.members) or self._outgoing
+        is_going = self._farewells.parting
+        return not is_lent and not is_going and not self._crew.starts and self._extras.is_at_rest
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    def _wants_starts(self) -> bool:
+        return not (self._is_closed or self._is_quarantined or self._is_standing_by)
+
+    def _start_missing(self, delay_seconds: float = 0.0, *, is_restart: bool = False) -> None:
+        while self._wants_starts() and self._crew.missing > 0:
+            start = StartUnderWay(is_restart=is_restart, is_waiting=delay_seconds > 0)
+            self._crew.starts.append(start)
+            try:
+                self._recruiter.begin(start, delay_seconds)
+            except RuntimeError as error:
+                self._crew.starts.remove(start)
+                self.last_failure = f"its start could not begin: {error}"
+                _log.error("worker.start_failed", plugin=self._plugin_id, cause=self.last_failure)
+                self._wake_everybody()  # who waits tries once more, and hears why
+                self._keeper.visit(self, time.monotonic() + _NO_THREAD_SECONDS)
                 return
-            chain = self.holder = Chain(self._book)
-            self.restarts += 1
-        worker: Worker | None = None
-        failure = ""
-        try:
-            worker = self._start(chain, Deadline.after(self._start_timeout_seconds), 0)
-        except PluginError as error:
-            failure = str(error)
-        except Exception as error:  # noqa: BLE001  a fault of ours must not leave the plugin "starting" for ever
-            _log.exception("worker.start_failed", plugin=self._plugin_id)
-            failure = f"{type(error).__name__}: {error}"
+
+    def _start_ended(self, start: StartUnderWay, outcome: Worker | Loss | None) -> None:
+        """Without the lock, in the thread of the start."""
+        match outcome:
+            case Worker():
+                self._started(start, outcome)
+            case Loss():
+                self._start_failed(start, outcome)
+            case None:
+                with self._book.lock:
+                    self._crew.starts.remove(start)
+                    self._announce()
+
+    def _start_failed(self, start: StartUnderWay, loss: Loss) -> None:
+        """Without the lock."""
         with self._book.lock:
-            is_wanted = not self._is_closed
+            self._crew.starts.remove(start)
+            if self._wants_starts():
+                reason = loss.reason.value
+                _log.warning("worker.start_failed", plugin=self._plugin_id, cause=loss.text, reason=reason)
+                self._after_loss(loss, 0.0, 0)
+            self._announce()
+        self._on_lost(loss)
+
+    def _started(self, start: StartUnderWay, worker: Worker) -> None:
+        """Without the lock."""
+        with self._book.lock:
+            is_wanted = self._wants_starts() and not start.is_outdated
             if is_wanted:
-                self.holder = None
-                self._is_starting = False
-                if worker is not None:
-                    self._worker = worker
-                else:
-                    _log.warning("worker.start_failed", plugin=self._plugin_id, cause=failure)
-                    self.last_failure = failure
-                    self._after_failure(0.0, 0, counts=True)
+                self._crew.starts.remove(start)
+                member = self._join(worker)
+                gone = [self._let_go(other) for other in self._crew.surplus()]
                 self._announce()
         if not is_wanted:
-            if worker is not None:
-                worker.end()
-            with self._book.lock:  # only now: ``close`` waits for it
-                self.holder = None
-                self._announce()
+            self._undo_start(start, worker)
             return
-        if worker is None:
-            return
-        _log.info("worker.restarted", plugin=self._plugin_id, pid=worker.pid)
+        _log.info("worker.started", plugin=self._plugin_id, pid=worker.pid)
+        self._watch(member)
         self._on_restarted()
-        worker.process.exited.add_done_callback(lambda _: self._on_exit(worker))
+        for loss in gone:
+            self._on_lost(loss)
+
+    def _undo_start(self, start: StartUnderWay, worker: Worker) -> None:
+        """Without the lock: nobody wants the worker any more, or it was configured before a change."""
+        worker.end()
+        with self._book.lock:  # only now: ``close`` waits for it
+            self._crew.starts.remove(start)
+            self._start_missing()
+            self._announce()
+
+    def _let_go(self, member: Member) -> Loss:
+        """Its successor is there."""
+        self._take_out(member)
+        loss = Loss(ExitReason.RECYCLED, member.leaves_because)
+        _log.info("worker.recycled", plugin=self._plugin_id, pid=member.worker.pid, cause=loss.text)
+        now = time.monotonic()
+        self._budget.on_exit(loss, now, lived_seconds=now - member.worker.started_at, calls=member.calls)
+        return loss
+
+    def _join(self, worker: Worker) -> Member:
+        member = Member(worker, self._book.next_instance())
+        self._crew.members.append(member)
+        self.instance = member.instance
+        self._plan_visit()
+        return member
+
+    def _watch(self, member: Member) -> None:
+        """Without the lock: when the worker is dead by now, it is lost at once."""
+        member.worker.process.exited.add_done_callback(lambda _: self._on_exit(member))

@@ -1,0 +1,30 @@
+"""A fresh interpreter for a process of isoplug's own.
+
+It is isolated (``-I``: no PYTHON* variables, no user site, no current folder) and told where the packages of this one
+are. Forking from the host instead would copy every secret in its memory into every worker.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+__all__ = ["fresh_interpreter"]
+
+_SCRIPT: Final = """\
+import json, sys
+arguments = json.loads(sys.argv[1])
+sys.path[:] = arguments.pop("path")
+from {module} import main
+main(**arguments)
+"""
+
+
+def fresh_interpreter(module: str, arguments: Mapping[str, Any]) -> list[str]:
+    """The command line of a process that calls ``main(**arguments)`` of ``module``; they are JSON, and none of them is
+    called ``path``."""
+    path = [entry for entry in sys.path if os.path.isabs(entry)]
+    return [sys.executable, "-I", "-c", _SCRIPT.format(module=module), json.dumps({"path": path, **arguments})]
