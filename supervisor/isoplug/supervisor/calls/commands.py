@@ -16,7 +16,8 @@ from isoplug.shared.errors import (
     PermissionDenied,
     ResourceLimitExceeded,
 )
-from isoplug.shared.limits import ANSWER_JSON_BYTES, clip
+from isoplug.shared.limits import ANSWER_JSON_BYTES, ANSWER_JSON_CONTAINERS, clip
+from isoplug.supervisor.json_bounds import has_more_containers
 from isoplug.supervisor.plugins.manifest import Manifest
 
 __all__ = ["declared_commands", "decode_answer", "encode_request", "parse_json", "require_declared", "to_bytes"]
@@ -56,6 +57,13 @@ def parse_json(plugin_id: str, output: bytes) -> Any:
             len(output),
             ANSWER_JSON_BYTES,
             "use a raw call for bulk data",
+        )
+    if has_more_containers(output, ANSWER_JSON_CONTAINERS):
+        raise ResourceLimitExceeded(
+            plugin_id,
+            "the number of lists and objects in a JSON answer",
+            bound=ANSWER_JSON_CONTAINERS,
+            advice="use a raw call for bulk data",
         )
     try:
         # Twice: the first refuses what serde_json refuses too, and what hosts could not print or send on (lone

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import assert_never
 
+from isoplug.shared.limits import NOTICE_BYTES
 from isoplug.shared.messages import (
     Answer,
     Failed,
+    FailureKind,
     Hello,
     HostCall,
     Invoke,
@@ -21,6 +23,7 @@ from isoplug.shared.messages import (
     Returned,
 )
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool.budget import Budget
 from isoplug.supervisor.pool.link import Breach
 from isoplug.supervisor.pool.worker import Worker
 
@@ -32,29 +35,48 @@ def exchange(
 ) -> Returned | Failed:
     """Call ``export`` with ``data`` in ``worker``; ``serve(function, payload)`` answers each host call.
 
-    Raises Silence at the deadline, Gone when the worker dies, Breach when it breaks the protocol, and what ``serve``
-    raises. After any of them the worker is in the middle of something and has to be ended.
+    Raises Silence at the deadline, Gone when the worker dies, Breach when it breaks the protocol, Exceeded when it goes
+    beyond a limit, and what ``serve`` raises. After any of them the worker is in the middle of something and has to be
+    ended.
     """
-    call = worker.next_call()
+    call, budget = worker.next_call(), worker.budget
     sequence = 0
-    worker.link.send(Invoke(call, export, data))
+    patience = budget.begin()
+    worker.link.send(Invoke(call, export, data), deadline)
     while True:
-        message = worker.link.receive(deadline)
+        message = worker.link.receive(deadline, patience)
         match message:
             case Returned() | Failed():
                 if message.call != call:
                     raise Breach("it answered another call")
-                return message
+                worker.idleness.begin()
+                return _within_limits(message, budget)
             case HostCall():
                 sequence += 1
                 if (message.call, message.sequence) != (call, sequence):
                     raise Breach("it numbered a host call wrongly")
-                worker.link.send(Answer(call, sequence, serve(message.function, message.payload)))
+                budget.host_call(message.function)
+                worker.link.send(Answer(call, sequence, serve(message.function, message.payload)), deadline)
             case Notice():
                 if message.call != call:
                     raise Breach("it sent a notice for another call")
+                if len(message.payload) > NOTICE_BYTES:
+                    raise Breach(f"it sent a notice of {len(message.payload)} bytes, {NOTICE_BYTES} is the limit")
+                budget.host_call(message.function)
                 serve(message.function, message.payload)
             case Hello() | Loaded() | LoadFailed():
                 raise Breach(f"it sent {type(message).__name__} in the middle of a call")
             case _:
                 assert_never(message)
+
+
+def _within_limits(outcome: Returned | Failed, budget: Budget) -> Returned | Failed:
+    """Raises Exceeded, and Breach for a limit that there is not."""
+    if isinstance(outcome, Returned):
+        budget.output(len(outcome.output))
+    elif outcome.kind == FailureKind.LIMIT:
+        try:
+            raise budget.told(outcome.text, outcome.figure)
+        except KeyError:
+            raise Breach("it came to a limit that there is not") from None
+    return outcome

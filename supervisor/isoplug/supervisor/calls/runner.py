@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import threading
+import signal
+import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import nullcontext
 from functools import partial
+from types import MappingProxyType, TracebackType
 from typing import Any, TypeVar
 
 from isoplug.shared.errors import (
@@ -14,8 +15,10 @@ from isoplug.shared.errors import (
     CallTimeout,
     CommandError,
     CommandNotFound,
+    CrashReason,
     DepthLimitExceeded,
     GuestTrap,
+    PermissionDenied,
     PluginError,
     ResourceLimitExceeded,
     ServiceError,
@@ -24,30 +27,41 @@ from isoplug.shared.errors import (
 )
 from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind
-from isoplug.supervisor.caller import Caller
+from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.exchange import exchange
 from isoplug.supervisor.calls.frame import Frame
-from isoplug.supervisor.deadline import Deadline
-from isoplug.supervisor.host import HOST_FUNCTIONS, GuestAbort, HostContext, Services
+from isoplug.supervisor.calls.gate import Gate
+from isoplug.supervisor.calls.host_calls import HostCalls, bounded
+from isoplug.supervisor.calls.options import CallOptions
+from isoplug.supervisor.calls.poison import PoisonLedger, fingerprint_of
+from isoplug.supervisor.calls.retries import repeated
+from isoplug.supervisor.deadline import Deadline, call_deadline
+from isoplug.supervisor.host import GuestAbort, HostContext, Services
+from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Permission
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
-from isoplug.supervisor.pool import Chain, LeaseBook, Worker
+from isoplug.supervisor.pool import Chain, ExitReason, Lease, LeaseBook, Loss, Pool, PoolClosed, State, Worker
+from isoplug.supervisor.pool.budget import Exceeded
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 from isoplug.supervisor.websockets import WorkerReplaced
 
 __all__ = ["CallRunner"]
 
+_log = get_logger(__name__)
+
 _T = TypeVar("_T")
+
+#: Of a call that no ``Cancellation`` covers.
+_UNCOVERED = nullcontext()
 
 
 class _WorkerLost(Exception):
-    """A call ended and took its worker with it: what the caller gets, the cause in a few words for the status, and
-    whether it is the plugin's fault."""
+    """A call ended and took its worker with it: what the caller gets, and what the pool has to know."""
 
-    def __init__(self, error: PluginError, cause: str, *, counts: bool) -> None:
-        super().__init__(cause)
-        self.error, self.cause, self.counts = error, cause, counts
+    def __init__(self, error: PluginError, reason: ExitReason, text: str) -> None:
+        super().__init__(text)
+        self.error, self.loss = error, Loss(reason, text)
 
 
 class CallRunner:
@@ -61,46 +75,38 @@ class CallRunner:
         self._book = book
         self._call_timeout_seconds = call_timeout_seconds
         self._max_depth = max_depth
-        self._gate_lock = threading.Lock()
-        self._gate = threading.Condition(self._gate_lock)
-        self._is_closing = False
-        self._chains: set[Chain] = set()
+        self.gate = Gate()
+        self.poisons = PoisonLedger()
 
-    # --- the gate: calls from outside -----------------------------------------------------------------------------
+    # --- calls from outside ---------------------------------------------------------------------------------------
 
     def new_chain(self) -> Chain:
         return Chain(self._book)
 
-    def deadline(self, timeout_seconds: float | None) -> Deadline:
-        """None means the configured default. Raises InvalidArgument."""
-        return Deadline.after(self._call_timeout_seconds if timeout_seconds is None else timeout_seconds)
+    def deadline(self, timeout: float | Deadline | None) -> Deadline:
+        """Seconds from now; None means the configured default. Raises InvalidArgument."""
+        if isinstance(timeout, Deadline):
+            return timeout
+        return Deadline.after(self._call_timeout_seconds if timeout is None else timeout)
 
     def open_frame(
-        self, deadline: Deadline, offered_files: Mapping[str, bytes] | None = None, chain: Chain | None = None
+        self,
+        deadline: Deadline,
+        offered_files: Mapping[str, bytes] = MappingProxyType({}),
+        record: CallRecord | None = None,
     ) -> _OpenFrame:
-        """Context manager: a call from outside, depth 0. Entering raises SupervisorClosed."""
-        return _OpenFrame(self, Frame(chain or self.new_chain(), deadline, 0, offered_files or {}))
+        """Context manager: a call from outside, depth 0. Errors that leave it have its outcome and record. Entering
+        raises SupervisorClosed."""
+        return _OpenFrame(self.gate, Frame(Chain(self._book, record), deadline, 0, offered_files))
 
-    def let_in(self, chain: Chain) -> None:
-        with self._gate_lock:
-            if self._is_closing:
-                raise SupervisorClosed
-            self._chains.add(chain)
-
-    def let_out(self, chain: Chain) -> None:
-        with self._gate_lock:
-            self._chains.discard(chain)
-            if self._is_closing:
-                self._gate.notify_all()
-
-    def drain(self, deadline: Deadline) -> None:
-        """Let no new call in, wait for those that are in, cancel what is left at the deadline."""
-        with self._gate:
-            self._is_closing = True
-            self._gate.wait_for(lambda: not self._chains, deadline.remaining_seconds())
-            leftovers = tuple(self._chains)
-        for chain in leftovers:
-            chain.cancel()
+    def run(self, options: CallOptions, work: Callable[[Frame], _T]) -> _T:
+        """``work`` as a call from outside, with all that a caller may ask of one."""
+        with (
+            self.open_frame(options.deadline, options.offered_files, options.record) as frame,
+            _UNCOVERED if options.cancellation is None else options.cancellation.covering(frame.chain),
+        ):
+            attempt = partial(_attempt, work, frame, options.strict)
+            return repeated(attempt, frame.chain, frame.deadline, options.retries)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +136,7 @@ class CallRunner:
         """
         plugin.counters.begin()
         try:
-            return self._call_leased(plugin, export, data, frame, doing, instance)
+            return self._call_unpoisoned(plugin, export, data, frame, doing or f"export {export!r}", instance)
         except (CommandNotFound, WorkerReplaced):
             raise  # an optional export that is missing is no failure
         except BaseException:
@@ -145,65 +151,116 @@ class CallRunner:
         Raises CommandNotFound when the guest has no such export and CommandError when it reported an error; after
         anything else the worker is unusable and its owner has to end it.
         """
-        try:
-            return self._call_in(worker, plugin_id, export, data, frame, services or self._services)
-        except _WorkerLost as lost:
-            raise lost.error from None
+        doing = f"export {export!r}"
+        with self.gate.errand(frame.chain, plugin_id):
+            try:
+                return self._call_in(worker, plugin_id, export, data, frame, services or self._services, doing)
+            except _WorkerLost as lost:
+                raise lost.error from None
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _call_leased(
-        self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str | None, instance: int | None
+    def _call_unpoisoned(
+        self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str, instance: int | None
     ) -> bytes:
+        if not self.poisons.suspects(plugin.id):
+            return self._call_leased(plugin, export, data, frame, doing, instance)
+        fingerprint = fingerprint_of(export, data, frame.offered_files)
+        self.poisons.require_unpoisoned(plugin.id, fingerprint)
         try:
-            lease = plugin.pool.acquire(frame.chain, frame.deadline, frame.depth)
-        except CallCancelled:
-            if self._is_closing:  # it was ``drain`` that cancelled it
-                raise SupervisorClosed(plugin.id) from None
+            output = self._call_leased(plugin, export, data, frame, doing, instance, fingerprint)
+        except CommandError:  # the guest said no, in good order
+            self.poisons.acquit(plugin.id, fingerprint)
             raise
-        if instance is not None and instance != plugin.pool.instance:
-            lease.release()
+        self.poisons.acquit(plugin.id, fingerprint)
+        return output
+
+    def _call_leased(
+        self,
+        plugin: Plugin,
+        export: str,
+        data: bytes,
+        frame: Frame,
+        doing: str,
+        instance: int | None,
+        fingerprint: str | None = None,
+    ) -> bytes:
+        """``fingerprint``: the input's, as far as it is known; otherwise it is taken when the worker dies, because that
+        takes a second for a gigabyte."""
+        pool, lease = self._acquire(plugin, frame)
+        if instance is not None and instance != pool.instance:
+            lease.release(has_served=False)
             raise WorkerReplaced
         try:
             output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
         except _WorkerLost as lost:
-            lease.discard(lost.cause, counts=lost.counts)
+            if isinstance(lost.error, WorkerCrashed) and not _is_not_of_the_input(lost.error):
+                loss = lost.loss._replace(fingerprint=fingerprint or fingerprint_of(export, data, frame.offered_files))
+                self._discard_after_crash(plugin, pool, lease, loss, doing)
+            else:
+                lease.discard(lost.loss)
             raise lost.error from None
         except PluginError:  # the guest said no, in good order
             lease.release()
             raise
         except BaseException:  # an interrupt of the caller's thread, in the middle of an exchange
-            lease.discard("its caller was interrupted", counts=False)
+            lease.discard(Loss(ExitReason.CANCELLED, "its caller was interrupted"))
             raise
+        finally:
+            if export == "set_config":  # whatever it said to it, the others were started with an older one
+                plugin.renew(lease.instance)
         lease.release()
+        plugin.versions.answered(pool)
         return output
 
+    def _discard_after_crash(self, plugin: Plugin, pool: Pool, lease: Lease, loss: Loss, doing: str) -> None:
+        """The input gets a strike. One that is set aside by it costs the plugin nothing: neither the earlier death,
+        which otherwise could make this one the last that is allowed, nor this one."""
+        fingerprint = loss.fingerprint or ""
+        is_set_aside = self.poisons.strike(plugin.id, fingerprint, doing, loss.text, time.time())
+        if is_set_aside:
+            _log.error("input.set_aside", plugin=plugin.id, what=doing, fingerprint=fingerprint, cause=loss.text)
+            pool.pardon(fingerprint)
+        lease.discard(loss)
+        if is_set_aside:
+            pool.pardon(fingerprint)
+
+    def _acquire(self, plugin: Plugin, frame: Frame) -> tuple[Pool, Lease]:
+        """A worker of the version in charge, also when that changes while the call waits."""
+        while True:
+            pool = plugin.pool
+            try:
+                return pool, pool.acquire(frame.chain, frame.deadline, frame.depth)
+            except CallCancelled:
+                if self.gate.is_closing:  # it was ``drain`` that cancelled it
+                    raise SupervisorClosed(plugin.id) from None
+                raise
+            except PoolClosed:
+                if plugin.pool is pool and pool.state is State.STOPPED:
+                    raise SupervisorClosed(plugin.id) from None
+
     def _call_in(
-        self,
-        worker: Worker,
-        plugin_id: str,
-        export: str,
-        data: bytes,
-        frame: Frame,
-        services: Services,
-        doing: str | None = None,
+        self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, services: Services, doing: str
     ) -> bytes:
         if len(data) > self._services.frame_bytes:
             raise ResourceLimitExceeded(
-                plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, "see limits.frame"
+                plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, key="limits.frame"
             )
-        serve = _HostCalls(self, Caller(plugin_id, frame.deadline, worker.process.watch), frame, services)
+        serve = HostCalls(self, worker, plugin_id, frame, services)
         outer = frame.chain.enter(worker)
+        frame.chain.record.delivery_count += 1
+        outer_deadline = call_deadline.set(frame.deadline)
         try:
             outcome = exchange(worker, export, data, frame.deadline, serve)
-        except (Silence, Gone, Breach, GuestAbort) as end:
-            raise self._lost(worker, plugin_id, doing or f"export {export!r}", frame, end) from None
+        except (Silence, Gone, Breach, Exceeded, GuestAbort) as end:
+            raise self._lost(worker, plugin_id, doing, frame, end) from None
         finally:
+            call_deadline.reset(outer_deadline)
             frame.chain.leave(outer)
         if frame.chain.is_cancelled:  # while the result was on its way: the worker is dead, or about to be
-            raise self._lost(worker, plugin_id, doing or f"export {export!r}", frame, Gone())
+            raise self._lost(worker, plugin_id, doing, frame, Gone())
         if isinstance(outcome, Failed):
-            raise _failure(plugin_id, export, doing or f"export {export!r}", outcome)
+            raise _failure(plugin_id, export, doing, outcome)
         return outcome.output
 
     def run_nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
@@ -213,13 +270,38 @@ class CallRunner:
         target = self._table.get(target_id)
         require_declared(target.manifest, command)
         permitted = partial(caller.require, Permission.EXECUTE_COMMANDS, f"{target_id}:{command}")
-        try:
-            _bounded(caller.services, frame.deadline, permitted)
-        except Silence:
-            raise CallTimeout(caller.plugin_id, "a permission check", frame.deadline.timeout_seconds) from None
+        self._in_time(caller.plugin_id, "a permission check", frame, permitted)
         if frame.depth >= self._max_depth:
             raise DepthLimitExceeded(target_id, self._max_depth)
-        return self.command(target, command, params, frame.nested())
+        record, note = frame.chain.record, caller.note
+        effects, deliveries = record.effect_count, record.delivery_count
+        try:
+            data = self.command(target, command, params, frame.nested())
+        except PluginError as error:
+            # What the target kept in memory is an effect, too, unless it went with its worker.
+            is_kept = record.delivery_count > deliveries and not error.is_cut_short
+            if is_kept or record.effect_count > effects:
+                note.is_certain = False
+            if isinstance(error, PermissionDenied):  # the target's word; what a rule refused it is in the record
+                raise CommandError(target_id, error.message, error.code) from error
+            raise
+        note.is_certain = True
+        return data
+
+    def emit(self, plugin_id: str, event_json: str, frame: Frame) -> None:
+        """Hand the host an event of the plugin's. Raises CallTimeout when the host's sink does not return in time, and
+        CallCancelled."""
+        self._in_time(
+            plugin_id, "handing the host an event", frame, partial(self._services.emit, plugin_id, event_json)
+        )
+
+    def _in_time(self, plugin_id: str, doing: str, frame: Frame, work: Callable[[], object]) -> None:
+        try:
+            bounded(self._services, frame, work)
+        except Silence:
+            raise CallTimeout(plugin_id, doing, frame.deadline.timeout_seconds) from None
+        except Gone:  # what becomes of the call is decided where its worker is looked at
+            raise CallCancelled(plugin_id, doing) from None
 
     def is_token_cancelled(self, plugin_id: str, token: str) -> bool:
         return self._table.is_token_cancelled(plugin_id, token)
@@ -228,99 +310,87 @@ class CallRunner:
         """The worker is dead or has to die: kill it, and say why in the caller's terms."""
         worker.process.kill()
         if frame.chain.is_cancelled:
-            error = SupervisorClosed(plugin_id) if self._is_closing else CallCancelled(plugin_id, doing)
-            return _WorkerLost(error, f"{doing} was cancelled", counts=False)
+            error = SupervisorClosed(plugin_id) if self.gate.is_closing else CallCancelled(plugin_id, doing)
+            return _WorkerLost(error, ExitReason.CANCELLED, f"{doing} was cancelled")
         match end:
             case Silence():
                 seconds = frame.deadline.timeout_seconds
                 # A caller that grants less than the default may simply have been impatient.
                 is_own_fault = seconds >= self._call_timeout_seconds
+                reason = ExitReason.OVERRUN if is_own_fault else ExitReason.SHORT_DEADLINE
                 timeout = CallTimeout(plugin_id, doing, seconds)
-                return _WorkerLost(timeout, f"{doing} took longer than {seconds:g} s", counts=is_own_fault)
+                return _WorkerLost(timeout, reason, f"{doing} took longer than {seconds:g} s")
             case GuestAbort():
-                return _WorkerLost(GuestTrap(plugin_id, doing, str(end)), f"{doing}: {end}", counts=False)
+                return _WorkerLost(GuestTrap(plugin_id, doing, str(end)), ExitReason.TRAP, f"{doing}: {end}")
+            case Exceeded():
+                what = f"plugin {plugin_id!r}, {doing}: {end.what}"
+                limit = ResourceLimitExceeded(plugin_id, what, end.figure, end.bound, key=end.key, is_cut_short=True)
+                return _WorkerLost(limit, ExitReason.LIMIT, limit.message)
             case Breach():
                 cause = f"destroyed, {end}"
-                return _WorkerLost(WorkerCrashed(plugin_id, cause), cause, counts=True)
+                breach = WorkerCrashed(plugin_id, cause, reason=CrashReason.PROTOCOL_BREACH)
+                return _WorkerLost(breach, ExitReason.BREACH, cause)
             case _:
                 status = worker.process.exit_status()
-                crash = WorkerCrashed(plugin_id, str(status), signal=status.signal, exit_code=status.exit_code)
-                return _WorkerLost(crash, f"{status} during {doing}", counts=True)
+                loss = Loss.of(status, f"during {doing}")
+                return _WorkerLost(status.crash(plugin_id, f"during {doing}"), loss.reason, loss.text)
 
 
 class _OpenFrame:
     """A class, not a generator: entering and leaving is on the path of every call."""
 
-    __slots__ = ("_frame", "_runner")
+    __slots__ = ("_frame", "_gate")
 
-    def __init__(self, runner: CallRunner, frame: Frame) -> None:
-        self._runner, self._frame = runner, frame
+    def __init__(self, gate: Gate, frame: Frame) -> None:
+        self._gate, self._frame = gate, frame
 
     def __enter__(self) -> Frame:
-        self._runner.let_in(self._frame.chain)
+        try:
+            self._gate.let_in(self._frame.chain)
+        except BaseException as error:
+            self._gate.let_out(self._frame.chain)  # an interrupt may have come when it was in
+            if isinstance(error, PluginError):
+                error.settle(self._frame.chain.record)
+            raise
         return self._frame
 
-    def __exit__(self, *_: object) -> None:
-        self._runner.let_out(self._frame.chain)
+    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
+        self._gate.let_out(self._frame.chain)
+        if isinstance(error, PluginError):
+            error.settle(self._frame.chain.record)
 
 
-class _HostCalls:
-    """Answers the host calls of one call: who calls, how deep and until when are fixed here. Many calls make none, so
-    the context is built for the first one."""
-
-    __slots__ = ("_caller", "_context", "_frame", "_runner", "_services")
-
-    def __init__(self, runner: CallRunner, caller: Caller, frame: Frame, services: Services) -> None:
-        self._runner, self._caller, self._frame, self._services = runner, caller, frame, services
-        self._context: HostContext | None = None
-
-    def __call__(self, function: str, payload: bytes) -> bytes:
-        known = HOST_FUNCTIONS.get(function)
-        if known is None:
-            raise Breach("it called a host function that it was not given")
-        if self._context is None:
-            self._context = self._make_context()
-        if function == "host_plugin_command":  # keeps the deadline itself, and its stack is the call chain
-            answer = known.run(self._context, payload)
-        else:
-            answer = _bounded(self._services, self._frame.deadline, partial(known.run, self._context, payload))
-        if self._frame.chain.is_cancelled:
-            raise Gone  # killed, or about to be: a cancelled chain goes no further
-        return answer
-
-    def _make_context(self) -> HostContext:
-        runner, caller, frame = self._runner, self._caller, self._frame
-        context = HostContext(
-            caller=caller,
-            services=self._services,
-            offered_files=frame.offered_files,
-            is_cancelled=lambda token: frame.chain.is_cancelled or runner.is_token_cancelled(caller.plugin_id, token),
-            run_command=lambda target, command, params: runner.run_nested(context, target, command, params, frame),
-        )
-        return context
-
-
-def _bounded(services: Services, deadline: Deadline, work: Callable[[], _T]) -> _T:
-    """``work()``; where a service may block, in a thread that is left behind at the deadline. Raises Silence, and what
-    ``work`` raises."""
-    if not services.may_block:
-        return work()
-    done: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:  # noqa: BLE001  carried over to the caller's thread
-            done.set_exception(error)
-
+def _attempt(work: Callable[[Frame], _T], frame: Frame, strict: bool) -> _T:
+    """``strict``: a refusal anywhere in the call is what the caller hears, also when the guest passed over it, or ended
+    otherwise afterwards. That the call was ended from outside is heard all the same."""
+    record = frame.chain.record
+    record.attempts += 1
     try:
-        threading.Thread(target=run, name="isoplug-service", daemon=True).start()
-    except RuntimeError as error:
-        raise GuestAbort(f"the host could not answer: {error}") from error
-    try:
-        return done.result(deadline.remaining_seconds())
-    except FutureTimeout:
-        raise Silence from None
+        answer = work(frame)
+    except (CallCancelled, SupervisorClosed):
+        raise
+    except PluginError as error:
+        if strict and record.denial_count:
+            raise _first_denial(record) from error
+        raise
+    if strict and record.denial_count:
+        raise _first_denial(record)
+    return answer
+
+
+def _is_not_of_the_input(crash: WorkerCrashed) -> bool:
+    """The worker was killed by somebody, or has used up the CPU time of its life.
+
+    By a person or a program of this machine: nothing that a guest computes ends in SIGKILL, except by the kernel for
+    want of memory, which is another reason. Many commands have no parameters, and so always the same input; two signals
+    from elsewhere must not set such a one aside for good."""
+    is_killed_by_somebody = crash.reason is CrashReason.SIGNAL and crash.signal == signal.SIGKILL
+    return is_killed_by_somebody or crash.reason is CrashReason.CPU_TIME
+
+
+def _first_denial(record: CallRecord) -> PermissionDenied:
+    first = record.denials[0]
+    return PermissionDenied(first.plugin_id, first.reason, permission=first.permission, target=first.target)
 
 
 def _failure(plugin_id: str, export: str, doing: str, failed: Failed) -> Exception:
@@ -329,9 +399,6 @@ def _failure(plugin_id: str, export: str, doing: str, failed: Failed) -> Excepti
             return CommandNotFound(plugin_id, export)
         case FailureKind.GUEST:
             return CommandError(plugin_id, failed.text or f"{doing} failed without a reason")
-        case FailureKind.LIMIT:
-            error: PluginError = ResourceLimitExceeded(plugin_id, failed.text)
-        case _:
-            error = GuestTrap(plugin_id, doing, failed.text)
     first_line, _, _ = failed.text.partition("\n")
-    return _WorkerLost(error, f"{doing}: {clip(first_line, 200)}", counts=False)
+    trap = GuestTrap(plugin_id, doing, failed.text)
+    return _WorkerLost(trap, ExitReason.TRAP, f"{doing}: {clip(first_line, 200)}")

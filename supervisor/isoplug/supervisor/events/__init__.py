@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from isoplug.supervisor.events.kinds import EVENT_KINDS, encode_event
-from isoplug.supervisor.events.mailbox import Mailbox, Paused
+from isoplug.supervisor.events.mailbox import Mailbox, Paused, is_kept
 
-__all__ = ["EVENT_KINDS", "Mailbox", "Paused", "encode_event"]
+__all__ = ["EVENT_KINDS", "Mailbox", "Paused", "encode_event", "is_kept"]

@@ -7,14 +7,27 @@ from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from isoplug.shared.errors import PluginError
+from isoplug.shared.errors import PluginError, WorkerCrashed
+from isoplug.shared.record import Outcome
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.logs import get_logger
 
-__all__ = ["Mailbox", "Paused"]
+__all__ = ["Mailbox", "Paused", "is_kept"]
 
 _T = TypeVar("_T")
 _log = get_logger(__name__)
+
+
+#: Before what could not be delivered is tried again: a plugin that is busy says so at once.
+_PATIENCE_SECONDS = 0.1
+
+
+def is_kept(error: PluginError) -> bool:
+    """Whether what was not handled is delivered once more: when it never reached a worker, and when the worker died and
+    had changed nothing. The ledger of poisoned inputs bounds the latter: it refuses what has killed two; where somebody
+    else kills, the plugin's quarantine does. Not what took too long, though it may have changed nothing: it would take
+    as long again, and hold up what waits behind it."""
+    return error.retryable and (error.outcome is Outcome.NOT_DELIVERED or isinstance(error, WorkerCrashed))
 
 
 class Paused(Exception):
@@ -24,9 +37,8 @@ class Paused(Exception):
 class Mailbox(Generic[_T]):
     """A bounded queue, and a thread while there is something in it: ``post`` never waits for a guest.
 
-    ``deliver`` makes the call. An item whose call fails is logged and gone, it is not replayed: it may have been what
-    killed the worker. An item that never reached a worker (``retryable``) stays the first in the queue. ``what`` names
-    the items in logs.
+    ``deliver`` makes the call. An item whose call fails stays the first in the queue when ``is_kept`` says so, else it
+    is logged, with what it had done, and gone. ``what`` names the items in logs.
     """
 
     def __init__(self, plugin_id: str, deliver: Callable[[_T], None], bound: int, what: str = "event") -> None:
@@ -35,15 +47,16 @@ class Mailbox(Generic[_T]):
         self._bound = bound
         self._what = what
         self._items: deque[_T] = deque()
-        self._changed = threading.Condition()
-        self._is_running = False
+        self._lock = threading.RLock()  # entered by itself, see ``Keeper``
+        self._changed = threading.Condition(self._lock)
+        self._thread: threading.Thread | None = None  # who delivers; any other that may run must not
         self._is_paused = False
         self._resumptions = 0
         self._is_closed = False
 
     def post(self, item: _T) -> bool:
         """False when the queue is full or closed, or no thread can be had: the item is dropped, and that is logged."""
-        with self._changed:
+        with self._lock:
             if self._is_closed or len(self._items) >= self._bound:
                 self._log_dropped(len(self._items))
                 return False
@@ -55,52 +68,61 @@ class Mailbox(Generic[_T]):
 
     def discard(self, is_unwanted: Callable[[_T], bool]) -> list[_T]:
         """Take these out of the queue; they are returned in order."""
-        with self._changed:
+        with self._lock:
             unwanted = [item for item in self._items if is_unwanted(item)]
             self._items = deque(item for item in self._items if not is_unwanted(item))
             return unwanted
 
     def resume(self) -> None:
         """What made ``deliver`` raise Paused has passed."""
-        with self._changed:
+        with self._lock:
             self._resumptions += 1
             self._is_paused = False
             self._start()
 
     def flush(self, deadline: Deadline) -> bool:
-        """Wait until everything posted so far has been handled; False at the deadline."""
-        with self._changed:
-            return self._changed.wait_for(lambda: not self._is_running, deadline.remaining_seconds())
+        """Wait until everything posted so far has been handled; False at the deadline, or while what is left is
+        paused."""
+        with self._lock:
+            is_over = self._changed.wait_for(lambda: self._thread is None, deadline.remaining_seconds())
+            return is_over and not self._items
 
     def close(self) -> None:
         """Drop what is left and accept nothing more. An item in delivery ends with its call."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             if self._items:
                 self._log_dropped(len(self._items))
             self._items.clear()
+            self._changed.notify_all()
 
     def _log_dropped(self, waiting: int, **facts: str) -> None:
         _log.warning(f"{self._what}.dropped", plugin=self._plugin_id, waiting=waiting, **facts)
 
     def _start(self) -> bool:
         """False when a thread is needed and cannot be had. Call with the lock held."""
-        if self._is_running or self._is_paused or not self._items:
+        if self._thread is not None or self._is_paused or not self._items:
             return True
+        name = f"isoplug-{self._what}s-{self._plugin_id}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         try:
-            name = f"isoplug-{self._what}s-{self._plugin_id}"
-            threading.Thread(target=self._run, name=name, daemon=True).start()
+            self._thread.start()
         except RuntimeError as error:  # no threads left, or the interpreter is ending
+            self._thread = None
             self._log_dropped(len(self._items) - 1, reason=str(error))
             return False
-        self._is_running = True
+        except BaseException:  # an interrupt (Ctrl-C): nobody knows whether it runs
+            self._thread = None
+            raise
         return True
 
     def _run(self) -> None:
         while True:
-            with self._changed:
+            with self._lock:
+                if self._thread is not threading.current_thread():
+                    return
                 if not self._items or self._is_paused:
-                    self._is_running = False
+                    self._thread = None
                     self._changed.notify_all()
                     return
                 item = self._items.popleft()
@@ -115,15 +137,16 @@ class Mailbox(Generic[_T]):
                 _log.exception(f"{self._what}.failed", plugin=self._plugin_id)
 
     def _pause(self, item: _T, resumptions: int) -> None:
-        with self._changed:
+        with self._lock:
             if self._is_closed:
                 return
             self._items.appendleft(item)
             self._is_paused = self._resumptions == resumptions  # unless it was resumed in the meantime
 
     def _failed(self, item: _T, error: PluginError) -> None:
-        with self._changed:
-            if error.retryable and not self._is_closed:
+        with self._lock:
+            if is_kept(error) and not self._is_closed:
                 self._items.appendleft(item)
+                self._changed.wait_for(lambda: self._is_closed, _PATIENCE_SECONDS)
                 return
         _log.warning(f"{self._what}.failed", plugin=self._plugin_id, code=error.code, reason=str(error))
