@@ -25,6 +25,7 @@ from sqlite3 import Connection
 from typing import TYPE_CHECKING, Final
 
 from isoplug.shared.errors import ServiceError, SetupError
+from isoplug.supervisor.deadline import patience_seconds
 from isoplug.supervisor.files import reason
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Database"]
 
 _BUSY_SECONDS: Final = 5.0
-"""How long a write waits for another process's transaction. Ours take milliseconds."""
+"""How long a write waits for another process's transaction, unless its call has less time. Ours take milliseconds."""
 
 _DAMAGED: Final = "it is damaged or not a database: restore it from a backup, or move it away to start empty"
 
@@ -64,6 +65,7 @@ class Database:
         self._lock = threading.Lock()
         self._owner_pid = os.getpid()
         _make_private_file(self._path, what)
+        self._busy_seconds = _BUSY_SECONDS  # what the connection waits at present
         self._connection: Connection | None = _open(self._path, what, tables, schema_version)
 
     @contextmanager
@@ -73,7 +75,7 @@ class Database:
 
         Raises:
             ServiceError: the file cannot be used (disk full, locked, read-only, damaged, closed, opened before a
-                fork). ``retryable`` when it is only busy.
+                fork). ``is_transient`` when it is only busy.
         """
         if os.getpid() != self._owner_pid:  # neither the connection nor the lock may be used after a fork
             raise ServiceError(
@@ -81,22 +83,23 @@ class Database:
                 plugin_id=plugin_id,
             )
         # Bounded: while another process holds the file, each writer in turn keeps this lock for all of its patience.
-        if not self._lock.acquire(timeout=_BUSY_SECONDS):
+        if not self._lock.acquire(timeout=patience_seconds(_BUSY_SECONDS)):
             failure = ServiceError(
                 f"cannot {doing} the {self._what}: other calls wait for it; try again", plugin_id=plugin_id
             )
-            failure.retryable = True
+            failure.is_transient = True
             raise failure
         try:
             if self._connection is None:
                 raise ServiceError(f"cannot {doing} the {self._what}: it is closed", plugin_id=plugin_id)
+            self._wait_at_most(self._connection, patience_seconds(_BUSY_SECONDS))
             yield self._connection
         except (sqlite3.Error, UnicodeDecodeError) as error:
             # Guests see this text, so it does not say where the host keeps the file; the cause is for the host.
             failure = ServiceError(
                 f"cannot {doing} the {self._what}: {_words(error)}; {_advice(error)}", plugin_id=plugin_id
             )
-            failure.retryable = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            failure.is_transient = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
             raise failure from error
         finally:
             self._lock.release()
@@ -106,6 +109,11 @@ class Database:
         """``use`` inside one write transaction: committed and durable when left, rolled back by any exception."""
         with self.use(plugin_id, "write") as connection, _immediate(connection):
             yield connection
+
+    def _wait_at_most(self, connection: Connection, seconds: float) -> None:
+        if seconds != self._busy_seconds:
+            connection.execute(f"PRAGMA busy_timeout = {int(seconds * 1000)}").fetchone()
+            self._busy_seconds = seconds
 
     def close(self) -> None:
         """Wait for calls in progress and let go of the file. May be called again."""

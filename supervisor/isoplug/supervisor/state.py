@@ -17,7 +17,7 @@ from platformdirs import user_data_path
 from isoplug.shared.errors import SetupError
 from isoplug.supervisor.files import reason
 
-__all__ = ["check_out_of_reach", "state_dir_for"]
+__all__ = ["check_out_of_reach", "place_of_state", "state_dir_for"]
 
 
 def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Path | None = None) -> Path:
@@ -33,7 +33,7 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Pa
             another user, is open to others, or cannot be made.
     """
     try:
-        folder = _resolved(override if override is not None else _default(workspace or plugins_dir))
+        folder = place_of_state(workspace, plugins_dir, override)
         _refuse_overlap(folder, workspace, plugins_dir)
         _make(folder)
         # Again, now that it exists: file identity also sees through bind mounts and file systems that ignore case.
@@ -45,6 +45,12 @@ def state_dir_for(workspace: Path | None, plugins_dir: Path | None, override: Pa
             f"cannot make the state folder {where}: {reason(error)}; choose a writable place with state_dir="
         ) from error
     return folder
+
+
+def place_of_state(workspace: Path | None, plugins_dir: Path | None, override: Path | None = None) -> Path:
+    """Where ``state_dir_for`` would make the folder, whether it is there or not. Raises OSError, ValueError,
+    RuntimeError: no path can be found out, or it cannot be one."""
+    return _resolved(override if override is not None else _default(workspace or plugins_dir))
 
 
 def check_out_of_reach(file: Path, argument: str, workspace: Path | None, plugins_dir: Path | None) -> None:

@@ -9,7 +9,7 @@ from isoplug.supervisor.egress.addresses import AddressPolicy
 from isoplug.supervisor.egress.aiohttp_client import AiohttpClient
 from isoplug.supervisor.egress.lookup import Lookup, Lookups, asking_plugin, system_lookup
 from isoplug.supervisor.egress.loop import NetLoop
-from isoplug.supervisor.egress.protocol import Headers, HttpClient, HttpRequest, HttpResponse
+from isoplug.supervisor.egress.protocol import Headers, HttpClient, HttpRequest, HttpResponse, NothingDone
 from isoplug.supervisor.egress.url import HttpUrl, canonical_host
 
 __all__ = [
@@ -23,6 +23,7 @@ __all__ = [
     "Lookup",
     "Lookups",
     "NetLoop",
+    "NothingDone",
     "asking_plugin",
     "canonical_host",
     "system_lookup",

@@ -5,15 +5,16 @@ No exception of aiohttp's leaves here, not even as a cause: it holds the request
 
 from __future__ import annotations
 
+import asyncio
 import os
 
 import aiohttp
 from yarl import URL
 
-from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceError
+from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
 from isoplug.supervisor.egress.addresses import AddressPolicy
 from isoplug.supervisor.egress.lookup import Lookups
-from isoplug.supervisor.egress.protocol import Headers, HttpRequest, HttpResponse
+from isoplug.supervisor.egress.protocol import Headers, HttpRequest, HttpResponse, NothingDone
 from isoplug.supervisor.egress.session import open_session
 from isoplug.supervisor.egress.url import HttpUrl
 
@@ -27,16 +28,26 @@ _COMPRESSIONS = frozenset({"gzip", "deflate", "br", "zstd"})
 async def exchange(
     request: HttpRequest, policy: AddressPolicy, lookups: Lookups, max_response_bytes: int
 ) -> HttpResponse:
-    """Cancel it to give up; its socket is closed then. Raises ServiceError, ResourceLimitExceeded."""
+    """Cancel it to give up; its socket is closed then. Raises ServiceError (NothingDone when nothing was sent),
+    ResourceLimitExceeded."""
     url = HttpUrl.parse(request.url)
+    connected = asyncio.Event()
     if request.may_be_private:
         policy = policy.with_host(url.host)
-    policy.require_literal(url.host)
     try:
-        async with open_session(url.host, policy, lookups) as session:
+        policy.require_literal(url.host)
+        async with open_session(url.host, policy, lookups, connected.set) as session:
             return await _exchange_in(session, request, url, max_response_bytes)
-    except PluginError:
+    except ServiceError as error:  # of the look-up and of the addresses: it did not come to a connection
+        raise NothingDone(error.message) from error
+    except asyncio.CancelledError as error:
+        if connected.is_set():
+            raise
+        raise NothingDone(f"{url.authority}: no connection could be made in time") from error
+    except ResourceLimitExceeded:
         raise
+    except aiohttp.ClientConnectorError as error:
+        raise NothingDone(f"{url.authority}: {_reason(error)}") from None
     except (aiohttp.ClientError, OSError, ValueError) as error:
         raise ServiceError(f"{url.authority}: {_reason(error)}") from None
 

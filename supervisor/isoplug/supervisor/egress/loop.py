@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from isoplug.shared.errors import ServiceError, SupervisorClosed
 from isoplug.supervisor.caller import Caller
+from isoplug.supervisor.egress.protocol import NothingDone
 from isoplug.supervisor.observe.logs import get_logger
 
 __all__ = ["NetLoop"]
@@ -105,6 +106,7 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
 
 
 async def _while_awaited(caller: Caller, work: Coroutine[Any, Any, _T]) -> _T:
+    """Work that raises NothingDone when it is cancelled has the right to that."""
     loop = asyncio.get_running_loop()
     try:
         worker_fd = caller.watch()
@@ -119,7 +121,10 @@ async def _while_awaited(caller: Caller, work: Coroutine[Any, Any, _T]) -> _T:
         await asyncio.wait({task, nobody_waits}, timeout=patience_seconds, return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ServiceError(
+        task.cancel()
+        await asyncio.wait({task})
+        was_nothing_done = not task.cancelled() and isinstance(task.exception(), NothingDone)
+        raise (NothingDone if was_nothing_done else ServiceError)(
             "the plugin's worker has ended" if nobody_waits.done() else "no answer within the time that was left",
             plugin_id=caller.plugin_id,
         )

@@ -9,13 +9,18 @@ from typing import Protocol, TypeAlias
 from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.caller import Caller
 
-__all__ = ["Headers", "HttpClient", "HttpRequest", "HttpResponse"]
+__all__ = ["Headers", "HttpClient", "HttpRequest", "HttpResponse", "NothingDone"]
 
 #: Names and values in order; a name may stand there more than once.
 Headers: TypeAlias = tuple[tuple[str, str], ...]
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")  # RFC 9110, section 5.6.2
 _NOT_IN_VALUES = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
+
+
+class NothingDone(ServiceError):
+    """It failed before it could have changed anything: no request has left this machine, or the server has refused it.
+    Of a request that fails with another error, nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,6 @@ class HttpClient(Protocol):
 
         Raises:
             ServiceError: no whole answer by the caller's deadline, or none at all; an address that may not be reached;
-                an answer beyond the bounds.
+                an answer beyond the bounds. NothingDone, which is one, when the request has certainly not been sent.
         """
         ...

@@ -35,9 +35,12 @@ _TURNS = 100
 
 
 @asynccontextmanager
-async def open_session(host: str, policy: AddressPolicy, lookups: Lookups) -> AsyncIterator[aiohttp.ClientSession]:
+async def open_session(
+    host: str, policy: AddressPolicy, lookups: Lookups, on_connected: Callable[[], None] = lambda: None
+) -> AsyncIterator[aiohttp.ClientSession]:
     """``host`` as in ``HttpUrl``; requests to another one, redirects for example, raise ServiceError. No timeouts:
-    whoever waits cancels. At the end the session's sockets are closed."""
+    whoever waits cancels. ``on_connected`` is called before the first byte of a request is sent. At the end the
+    session's sockets are closed."""
     sockets: list[socket.socket] = []
     connector = aiohttp.TCPConnector(
         resolver=_Resolver(policy, lookups),
@@ -46,13 +49,18 @@ async def open_session(host: str, policy: AddressPolicy, lookups: Lookups) -> As
         force_close=True,
     )
     try:
-        async with _session(connector, host) as session:
+        async with _session(connector, host, on_connected) as session:
             yield session
     finally:
         await _end(sockets)
 
 
-def _session(connector: aiohttp.TCPConnector, host: str) -> aiohttp.ClientSession:
+def _session(connector: aiohttp.TCPConnector, host: str, on_connected: Callable[[], None]) -> aiohttp.ClientSession:
+    async def tell(*_: object) -> None:
+        on_connected()
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(tell)
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -64,6 +72,7 @@ def _session(connector: aiohttp.TCPConnector, host: str) -> aiohttp.ClientSessio
         skip_auto_headers=("Content-Type",),
         headers={"User-Agent": "isoplug"},
         middlewares=(partial(_stay, host),),
+        trace_configs=[trace],
     )
 
 

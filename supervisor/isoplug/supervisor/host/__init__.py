@@ -27,6 +27,7 @@ from isoplug.supervisor.host.defaults import (
     for_nobody,
     no_sockets,
 )
+from isoplug.supervisor.host.note import Note
 from isoplug.supervisor.host.registry import HOST_FUNCTIONS, GuestAbort, HostFunction
 from isoplug.supervisor.host.services import EventSink, FileSource, RuntimeContext, Services
 
@@ -42,6 +43,7 @@ __all__ = [
     "NoOfferedFiles",
     "NoSecrets",
     "NoStorage",
+    "Note",
     "RuntimeContext",
     "Services",
     "WorkspaceContext",

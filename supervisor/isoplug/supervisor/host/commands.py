@@ -18,11 +18,16 @@ class _Command(Request):
     command: str
     params: JsonValue = None
 
+    def about(self) -> str:
+        return f"{self.plugin_id}:{self.command}"
+
 
 def _failure(message: str) -> bytes:
     return to_json({"success": False, "error": message})
 
 
-@host_function("host_plugin_command", _Command, refuse=_failure, max_input_bytes=ANSWER_JSON_BYTES)
+@host_function(
+    "host_plugin_command", _Command, refuse=_failure, max_input_bytes=ANSWER_JSON_BYTES, effect="command_run"
+)
 def _plugin_command(context: HostContext, request: _Command) -> dict[str, Any]:
     return {"success": True, "data": context.run_command(request.plugin_id, request.command, request.params)}

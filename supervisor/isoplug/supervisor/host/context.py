@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from isoplug.shared.errors import ServiceError
+from isoplug.shared.record import CallRecord
 from isoplug.supervisor.caller import Caller
+from isoplug.supervisor.host.note import Note
 from isoplug.supervisor.host.services import Services
 from isoplug.supervisor.permissions import Permission, denial
 from isoplug.supervisor.workspace import FileSystem, WorkspacePath
@@ -15,25 +17,29 @@ from isoplug.supervisor.workspace import FileSystem, WorkspacePath
 __all__ = ["HostContext"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HostContext:
-    """``run_command(plugin_id, command, params)`` runs a nested command; ``is_cancelled(token)`` asks about a token."""
+    """``run_command(plugin_id, command, params)`` runs a nested command; ``is_cancelled(token)`` asks about a token.
+    ``note`` is that of the host call in progress: a worker makes one at a time."""
 
     caller: Caller
     services: Services
     offered_files: Mapping[str, bytes]
     is_cancelled: Callable[[str], bool]
     run_command: Callable[[str, str, Any], Any]
+    record: CallRecord
+    note: Note = field(default_factory=Note)
 
     @property
     def plugin_id(self) -> str:
         return self.caller.plugin_id
 
     def require(self, permission: Permission, target: str) -> None:
-        """Raises PermissionDenied unless the checker says allowed."""
+        """Raises PermissionDenied unless the checker says allowed, ServiceError when the call has ended meanwhile."""
         decision = self.services.permissions.check(self.plugin_id, permission, target)
         if not decision.is_allowed:
             raise denial(self.plugin_id, permission, target, decision)
+        self.note.begin()
 
     def allows(self, permission: Permission, target: str) -> bool:
         return self.services.permissions.check(self.plugin_id, permission, target).is_allowed
@@ -46,7 +52,9 @@ class HostContext:
 
     def path(self, text: str) -> WorkspacePath:
         """Raises ServiceError for everything that does not name something inside the workspace."""
-        return WorkspacePath.parse(text, self.services.workspace)
+        path = WorkspacePath.parse(text, self.services.workspace)
+        self.note.target = path.text  # one file has one name in records, however guests spell it
+        return path
 
     @property
     def storage_quota_bytes(self) -> int:

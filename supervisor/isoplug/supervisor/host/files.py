@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
+from isoplug.shared.errors import PermissionDenied, ResourceLimitExceeded, ServiceError
 from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.host.registry import (
     Nothing,
@@ -20,7 +21,7 @@ from isoplug.supervisor.host.registry import (
     to_json,
 )
 from isoplug.supervisor.permissions import Permission
-from isoplug.supervisor.workspace import WorkspacePath, workspace_file_set
+from isoplug.supervisor.workspace import GuardRefusal, WorkspacePath, workspace_file_set
 
 __all__: list[str] = []
 
@@ -34,13 +35,18 @@ _NO_METADATA = {"exists": False, "size_bytes": None, "modified_at_ms": None}
 class _Path(Request):
     path: str
 
+    def about(self) -> str:
+        return self.path
+
 
 class _Prefix(Request):
     prefix: str
 
+    def about(self) -> str:
+        return self.prefix
 
-class _WriteText(Request):
-    path: str
+
+class _WriteText(_Path):
     content: str
 
 
@@ -120,21 +126,22 @@ def _hash_file(context: HostContext, request: _Path) -> dict[str, str]:
     return {"hash": digest.hexdigest()}
 
 
-@host_function("host_write_file", _WriteText, refuse=error_string, max_input_bytes=None)
+@host_function("host_write_file", _WriteText, refuse=error_string, max_input_bytes=None, effect="file_written")
 def _write_file(context: HostContext, request: _WriteText) -> None:
     _write(context, request.path, request.content.encode("utf-8"))
 
 
-@host_function("host_write_binary", _WriteText, refuse=error_string, max_input_bytes=None)
+@host_function("host_write_binary", _WriteText, refuse=error_string, max_input_bytes=None, effect="file_written")
 def _write_binary(context: HostContext, request: _WriteText) -> None:
     _write(context, request.path, from_base64(request.content, "content"))
 
 
-@host_function("host_delete_file", _Path, refuse=error_string)
+@host_function("host_delete_file", _Path, refuse=error_string, effect="file_deleted")
 def _delete_file(context: HostContext, request: _Path) -> None:
     path = context.path(request.path)
     context.require(Permission.DELETE_FILES, path.text)
-    context.filesystem.delete(path)
+    with _denying(context, Permission.DELETE_FILES, path):
+        context.filesystem.delete(path)
 
 
 def _read(context: HostContext, text: str, encoded_ratio: float = 1.0) -> bytes:
@@ -154,8 +161,19 @@ def _read(context: HostContext, text: str, encoded_ratio: float = 1.0) -> bytes:
 def _write(context: HostContext, text: str, content: bytes) -> None:
     path = context.path(text)
     exists = context.filesystem.stat(path) is not None
-    context.require(Permission.EDIT_FILES if exists else Permission.CREATE_FILES, path.text)
-    context.filesystem.write(path, content, replace=exists)  # what was permitted, also if somebody was quicker
+    permission = Permission.EDIT_FILES if exists else Permission.CREATE_FILES
+    context.require(permission, path.text)
+    with _denying(context, permission, path):
+        context.filesystem.write(path, content, replace=exists)  # what was permitted, also if somebody was quicker
+
+
+@contextmanager
+def _denying(context: HostContext, permission: Permission, path: WorkspacePath) -> Iterator[None]:
+    """The root index's guard is a rule like the others, and its refusal no mishap: callers hear of it (``strict``)."""
+    try:
+        yield
+    except GuardRefusal as error:
+        raise PermissionDenied(context.plugin_id, str(error), permission=str(permission), target=path.text) from error
 
 
 def _children(context: HostContext, directory: WorkspacePath) -> Iterator[tuple[WorkspacePath, bool]]:

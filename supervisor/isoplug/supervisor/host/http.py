@@ -15,7 +15,7 @@ from isoplug.supervisor.host.registry import Request, from_base64, host_function
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Permission
 
-__all__ = ["answer_json", "failure", "follow", "method_of_guest"]
+__all__ = ["answer_json", "failure", "follow", "method_of_guest", "subject"]
 
 _log = get_logger(__name__)
 
@@ -34,6 +34,9 @@ class _Http(Request):
     body_base64: str | None = None
     timeout_ms: int | None = None
 
+    def about(self) -> str:
+        return subject(self.method, self.url)
+
     def body_bytes(self) -> bytes:
         """``body_base64`` goes first when there are both, as in the reference."""
         if self.body_base64 is None:
@@ -47,12 +50,22 @@ class _Http(Request):
         return context.caller.within(timeout_ms / 1000)
 
 
+def subject(method: str, url: str) -> str:
+    """Of a request, for records: without query and fragment, which may hold credentials. A URL that cannot be used may
+    hold them anywhere, so nothing of it is repeated."""
+    try:
+        parsed = HttpUrl.parse(url)
+    except ServiceError:
+        return f"{method.upper()} (no usable URL)"
+    return f"{method.upper()} {parsed.scheme}://{parsed.authority}{parsed.path}"
+
+
 def failure(message: str) -> bytes:
     """``{status: 0, headers: {}, body, error}``: guests read it with the same parser as an answer."""
     return to_json({"status": 0, "headers": {}, "body": message, "error": message})
 
 
-@host_function("host_http_request", _Http, refuse=failure, max_input_bytes=None)
+@host_function("host_http_request", _Http, refuse=failure, max_input_bytes=None, effect="request_sent")
 def _http_request(context: HostContext, request: _Http) -> bytes:
     url, body = HttpUrl.parse(request.url), request.body_bytes()
     headers = headers_of_guest(request.headers, url, len(body))
@@ -79,7 +92,8 @@ def follow(context: HostContext, caller: Caller, request: HttpRequest, *, may_le
         if not may_leave and url.origin != origin:
             raise ServiceError(f"the server redirects to {url.host!r}, where this request may not go")
         context.require(Permission.HTTP_REQUESTS, url.host)
-        answer = context.services.http.send(caller, request)
+        with context.note.at_risk():
+            answer = context.services.http.send(caller, request)
         _log.debug(
             "http.answered", plugin=context.plugin_id, method=request.method, host=url.host, status=answer.status
         )

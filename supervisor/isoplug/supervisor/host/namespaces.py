@@ -10,7 +10,8 @@ with older SDKs take for base64, and which loses bytes that are not UTF-8; guest
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -66,13 +67,22 @@ def _gate(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
 class _Namespace(Request):
     ns_id: _Name
 
+    def about(self) -> str:
+        return self.ns_id
+
 
 class _Object(_Namespace):
     key: _Key
 
+    def about(self) -> str:
+        return f"{self.ns_id}/{self.key}"
+
 
 class _Audience(_Namespace):
     audience: _AudienceName
+
+    def about(self) -> str:
+        return f"{self.ns_id}/{self.audience}"
 
 
 class _Create(Request):
@@ -122,9 +132,14 @@ class _Build(_Namespace):
 # --- namespaces ---------------------------------------------------------------------------------------------------
 
 
-@host_function("host_namespace_create", _Create, refuse=envelope, max_input_bytes=_METADATA_BYTES)
+@host_function(
+    "host_namespace_create", _Create, refuse=envelope, max_input_bytes=_METADATA_BYTES, effect="namespace_created"
+)
 def _create(context: HostContext, request: _Create) -> dict[str, Any]:
-    return _told(_provider(context).create(context.caller, request.metadata))
+    with _changing(context) as provider:
+        made = provider.create(context.caller, request.metadata)
+        context.note.target = made.id
+    return _told(made)
 
 
 @host_function("host_namespace_list", Nothing, refuse=envelope)
@@ -132,24 +147,24 @@ def _list(context: HostContext, _: Nothing) -> list[dict[str, Any]]:
     return list(map(_told, _provider(context).list(context.caller)))
 
 
-@host_function("host_namespace_send_email", _SendEmail, refuse=envelope)
+@host_function("host_namespace_send_email", _SendEmail, refuse=envelope, effect="email_sent")
 def _send_email(context: HostContext, request: _SendEmail) -> dict[str, Any]:
-    sent = _provider(context).send_email(
-        context.caller, request.ns_id, request.audience, request.subject, request.reply_to
-    )
+    with _changing(context) as provider:
+        sent = provider.send_email(context.caller, request.ns_id, request.audience, request.subject, request.reply_to)
     return asdict(sent)
 
 
-@host_function("host_namespace_build", _Build, refuse=envelope)
+@host_function("host_namespace_build", _Build, refuse=envelope, effect="namespace_built")
 def _build(context: HostContext, request: _Build) -> dict[str, bool]:
-    _provider(context).build(context.caller, request.ns_id, request.base_url)
+    with _changing(context) as provider:
+        provider.build(context.caller, request.ns_id, request.base_url)
     return _OK
 
 
 # --- objects ------------------------------------------------------------------------------------------------------
 
 
-@host_function("host_namespace_put_object", _Put, refuse=envelope, max_input_bytes=None)
+@host_function("host_namespace_put_object", _Put, refuse=envelope, max_input_bytes=None, effect="object_written")
 def _put_object(context: HostContext, request: _Put) -> dict[str, bool]:
     new = NewObject(
         request.key,
@@ -161,7 +176,8 @@ def _put_object(context: HostContext, request: _Put) -> dict[str, bool]:
         request.object_key,
         is_index=bool(request.is_index),
     )
-    _provider(context).put_object(context.caller, request.ns_id, new)
+    with _changing(context) as provider:
+        provider.put_object(context.caller, request.ns_id, new)
     return _OK
 
 
@@ -190,9 +206,10 @@ def _get_batches(context: HostContext, request: _Batches) -> dict[str, Any]:
     return _batch_json(found)
 
 
-@host_function("host_namespace_delete_object", _Object, refuse=envelope)
+@host_function("host_namespace_delete_object", _Object, refuse=envelope, effect="object_deleted")
 def _delete_object(context: HostContext, request: _Object) -> dict[str, bool]:
-    _provider(context).delete_object(context.caller, request.ns_id, request.key)
+    with _changing(context) as provider:
+        provider.delete_object(context.caller, request.ns_id, request.key)
     return _OK
 
 
@@ -207,10 +224,11 @@ def _list_objects(context: HostContext, request: _ListObjects) -> list[dict[str,
 # --- audiences ----------------------------------------------------------------------------------------------------
 
 
-@host_function("host_namespace_sync_audience", _SyncAudience, refuse=envelope)
+@host_function("host_namespace_sync_audience", _SyncAudience, refuse=envelope, effect="audience_set")
 def _sync_audience(context: HostContext, request: _SyncAudience) -> dict[str, bool]:
     audience = Audience(request.audience, *_gates(request))
-    _provider(context).set_audience(context.caller, request.ns_id, audience)
+    with _changing(context) as provider:
+        provider.set_audience(context.caller, request.ns_id, audience)
     return _OK
 
 
@@ -219,9 +237,10 @@ def _list_audiences(context: HostContext, request: _Namespace) -> dict[str, list
     return {"audiences": list(_provider(context).list_audiences(context.caller, request.ns_id))}
 
 
-@host_function("host_namespace_delete_audience", _Audience, refuse=envelope)
+@host_function("host_namespace_delete_audience", _Audience, refuse=envelope, effect="audience_deleted")
 def _delete_audience(context: HostContext, request: _Audience) -> dict[str, bool]:
-    _provider(context).delete_audience(context.caller, request.ns_id, request.audience)
+    with _changing(context) as provider:
+        provider.delete_audience(context.caller, request.ns_id, request.audience)
     return _OK
 
 
@@ -243,8 +262,22 @@ def diaryx_server(context: RuntimeContext) -> Callable[[str], Server]:
     return server
 
 
+@contextmanager
+def _changing(context: HostContext) -> Iterator[NamespaceProvider]:
+    """``_provider`` for a call that changes something there. One that fails on its way to a server may have been done;
+    a provider here says the truth about its failures."""
+    provider, host = _permitted(context)
+    with nullcontext() if host is None else context.note.at_risk():
+        yield provider
+
+
 def _provider(context: HostContext) -> NamespaceProvider:
     """The provider, when the plugin may use it. Raises PermissionDenied, and ServiceError when there is none."""
+    return _permitted(context)[0]
+
+
+def _permitted(context: HostContext) -> tuple[NamespaceProvider, str | None]:
+    """With the server's host, None where it keeps them here."""
     provider = context.services.namespaces
     if provider is None:
         raise ServiceError(
@@ -255,7 +288,7 @@ def _provider(context: HostContext) -> NamespaceProvider:
         context.require(Permission.PLUGIN_STORAGE, "namespaces")
     else:
         context.require(Permission.HTTP_REQUESTS, host)
-    return provider
+    return provider, host
 
 
 def _gates(request: _SyncAudience) -> tuple[tuple[Gate, ...], str | None]:

@@ -14,7 +14,7 @@ from pydantic import Field
 from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.egress import HttpRequest, HttpUrl
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.http import answer_json, failure, follow, method_of_guest
+from isoplug.supervisor.host.http import answer_json, failure, follow, method_of_guest, subject
 from isoplug.supervisor.host.http_headers import headers_of_guest
 from isoplug.supervisor.host.registry import Request, host_function
 from isoplug.supervisor.permissions import Permission
@@ -37,11 +37,15 @@ class _Proxy(Request):
     headers: dict[str, str] = Field(default_factory=dict)
     body: str | None = None
 
+    def about(self) -> str:
+        return f"{self.method.upper()} {self.proxy_id}"
 
-@host_function("host_proxy_request", _Proxy, refuse=failure, max_input_bytes=None)
+
+@host_function("host_proxy_request", _Proxy, refuse=failure, max_input_bytes=None, effect="request_sent")
 def _proxy_request(context: HostContext, request: _Proxy) -> bytes:
     runtime = context.services.runtime_context.get(context.plugin_id)
     url = _url(_server(runtime.get("server_url")), request.proxy_id, request.path)
+    context.note.target = subject(request.method, url.text)
     context.require(Permission.HTTP_REQUESTS, url.host)  # before the token is missed, which only the permitted see
     body = (request.body or "").encode("utf-8")
     sent = {name: value for name, value in request.headers.items() if name.lower() not in _OURS}

@@ -6,6 +6,7 @@
 The path: bound the input, parse it into the request's model, run the function, encode what it returns, and bound that
 as well. Whatever goes wrong is answered in the function's own error form (``refuse``); a function without one aborts
 the guest's call with ``GuestAbort``. Nothing else leaves here, whatever a guest sends and whatever a service raises.
+What a call was about, how it ended and what it has changed stands in the context's note afterwards.
 """
 
 from __future__ import annotations
@@ -13,10 +14,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Self, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from isoplug.shared.errors import PermissionDenied, PluginError, ResourceLimitExceeded, ServiceError
 from isoplug.shared.limits import clip
 from isoplug.supervisor.host.context import HostContext
+from isoplug.supervisor.json_bounds import has_more_tokens
 from isoplug.supervisor.observe.logs import get_logger
 
 __all__ = [
@@ -47,11 +47,9 @@ _log = get_logger(__name__)
 #: Largest input of a function that takes names, not contents.
 NAME_BYTES = 64 * 1024
 
-#: Texts, lists, objects and commas in a larger input. Parsing is one call that lets no other thread run: 32 MiB of
-#: content take 20 ms, 32 MiB of empty headers took three seconds.
+#: Texts, lists, objects and commas in a larger input: 32 MiB of content take 20 ms to parse, 32 MiB of empty headers
+#: took three seconds.
 _MAX_TOKENS = 200_000
-#: Matches a text as a whole, also one without an end, so that searching takes time in proportion to the input.
-_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[{,]', re.DOTALL)
 
 Refuse: TypeAlias = Callable[[str], bytes]
 
@@ -70,6 +68,10 @@ class Request(BaseModel):
         """Raises ValidationError; pydantic's JSON parser bounds nesting and refuses broken UTF-8."""
         return cls.model_validate_json(payload)
 
+    def about(self) -> str:
+        """What it is about, for records: a path, a key, a URL without its query; no contents, no secrets."""
+        return ""
+
 
 class Nothing(Request):
     """For functions that take no input: whatever was sent is not looked at."""
@@ -84,7 +86,9 @@ _R = TypeVar("_R", bound=Request)
 
 @dataclass(frozen=True, slots=True)
 class HostFunction:
-    """One entry of the import table. ``is_notice``: the guest waits for nothing, the worker sends and goes on."""
+    """One entry of the import table. ``is_notice``: the guest waits for nothing, the worker sends and goes on.
+    ``effect`` is what a call that succeeds has changed (``CallRecord.effects``); None: nothing. ``is_noted``: it is
+    among the record's host calls."""
 
     name: str
     request: type[Request]
@@ -92,27 +96,38 @@ class HostFunction:
     refuse: Refuse | None
     max_input_bytes: int | None
     is_notice: bool
+    effect: str | None
+    is_noted: bool
 
     def run(self, context: HostContext, payload: bytes) -> bytes:
         """Answer one host call. Raises GuestAbort, and nothing else."""
+        note = context.note
         try:
-            return _fitting(context, _encode(self.function(context, self._parse(context, payload))))
+            request = self._parse(context, payload)
+            note.target = request.about()
+            answer = _fitting(context, _encode(self.function(context, request)))
         except PermissionDenied as error:
             _log.info("permission.denied", plugin=context.plugin_id, function=self.name, reason=str(error))
+            note.denied(error)
             return self._fail(str(error))
         except ServiceError as error:
+            note.failed(error)
             return self._fail(f"{self.name}: {error}")
         except PluginError as error:  # of another plugin's command: that plugin's own words
+            note.failed(error)
             return self._fail(str(error))
         except Exception:  # noqa: BLE001  a service of the host's own may raise anything; no guest may see it
             _log.exception("host_function.failed", plugin=context.plugin_id, function=self.name)
+            note.broke()
             return self._fail(f"{self.name}: internal error of the host; its log says why")
+        note.succeeded()
+        return answer
 
-    def _parse(self, context: HostContext, payload: bytes) -> Any:
+    def _parse(self, context: HostContext, payload: bytes) -> Request:
         bound = context.services.frame_bytes if self.max_input_bytes is None else self.max_input_bytes
         if len(payload) > bound:
             raise ServiceError(f"malformed input: {len(payload)} bytes, the limit is {bound}")
-        if self.max_input_bytes is None and len(payload) > NAME_BYTES and _has_more_tokens(payload, _MAX_TOKENS):
+        if self.max_input_bytes is None and len(payload) > NAME_BYTES and has_more_tokens(payload, _MAX_TOKENS):
             raise ServiceError(f"malformed input: more than {_MAX_TOKENS} values and commas")
         try:
             return self.request.parse(payload)
@@ -136,13 +151,18 @@ def host_function(
     refuse: Refuse | None,
     max_input_bytes: int | None = NAME_BYTES,
     is_notice: bool = False,
+    effect: str | None = None,
+    is_noted: bool = True,
 ) -> Callable[[Callable[[HostContext, _R], Any]], Callable[[HostContext, _R], Any]]:
     """Register the decorated function as ``name``. It may return bytes, text, None (empty) or something for JSON, and
-    may raise any PluginError. ``max_input_bytes=None`` allows as much as a frame holds."""
+    may raise any PluginError. ``max_input_bytes=None`` allows as much as a frame holds. See HostFunction for the
+    others."""
 
     def register(function: Callable[[HostContext, _R], Any]) -> Callable[[HostContext, _R], Any]:
         assert name not in HOST_FUNCTIONS, name
-        HOST_FUNCTIONS[name] = HostFunction(name, request, function, refuse, max_input_bytes, is_notice)
+        HOST_FUNCTIONS[name] = HostFunction(
+            name, request, function, refuse, max_input_bytes, is_notice, effect, is_noted
+        )
         return function
 
     return register
@@ -199,12 +219,6 @@ def _fitting(context: HostContext, answer: bytes) -> bytes:
             "ask for less at once, or let the host raise limits.frame",
         )
     return answer
-
-
-def _has_more_tokens(payload: bytes, bound: int) -> bool:
-    if sum(map(payload.count, (b'"', b"[", b"{", b","))) <= bound:  # ten times as quick, and mostly enough
-        return False
-    return next(islice(_TOKEN.finditer(payload), bound, None), None) is not None
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -13,9 +13,15 @@ __all__: list[str] = []
 class _Key(Request):
     key: str
 
+    def about(self) -> str:
+        return self.key
+
 
 class _Token(Request):
     token: str
+
+    def about(self) -> str:
+        return self.token
 
 
 @host_function("host_get_runtime_context", Nothing, refuse=constant(b"{}"))

@@ -14,11 +14,13 @@ __all__: list[str] = []
 class _Key(Request):
     key: str
 
+    def about(self) -> str:
+        return self.key
 
-class _Set(Request):
+
+class _Set(_Key):
     model_config = ConfigDict(hide_input_in_errors=True)
 
-    key: str
     value: SecretStr  # whose repr does not show it
 
 
@@ -30,7 +32,7 @@ def _secret_get(context: HostContext, request: _Key) -> dict[str, str] | None:
 
 
 # As JSON, a value may take six times the bytes that it has.
-@host_function("host_secret_set", _Set, refuse=error_string, max_input_bytes=8 * NAME_BYTES)
+@host_function("host_secret_set", _Set, refuse=error_string, max_input_bytes=8 * NAME_BYTES, effect="secret_set")
 def _secret_set(context: HostContext, request: _Set) -> None:
     context.require(Permission.PLUGIN_STORAGE, request.key)
     context.services.secrets.set(
@@ -38,7 +40,7 @@ def _secret_set(context: HostContext, request: _Set) -> None:
     )
 
 
-@host_function("host_secret_delete", _Key, refuse=error_string)
+@host_function("host_secret_delete", _Key, refuse=error_string, effect="secret_deleted")
 def _secret_delete(context: HostContext, request: _Key) -> None:
     context.require(Permission.PLUGIN_STORAGE, request.key)
     context.services.secrets.delete(context.plugin_id, request.key)

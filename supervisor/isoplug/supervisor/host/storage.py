@@ -14,9 +14,11 @@ __all__: list[str] = []
 class _Get(Request):
     key: str
 
+    def about(self) -> str:
+        return self.key
 
-class _Set(Request):
-    key: str
+
+class _Set(_Get):
     data: str
 
 
@@ -27,7 +29,7 @@ def _storage_get(context: HostContext, request: _Get) -> dict[str, str] | None:
     return None if value is None else {"data": base64.b64encode(value).decode("ascii")}
 
 
-@host_function("host_storage_set", _Set, refuse=error_string, max_input_bytes=None)
+@host_function("host_storage_set", _Set, refuse=error_string, max_input_bytes=None, effect="key_set")
 def _storage_set(context: HostContext, request: _Set) -> None:
     context.require(Permission.PLUGIN_STORAGE, request.key)
     value = from_base64(request.data, "data")

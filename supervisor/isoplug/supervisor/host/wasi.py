@@ -28,6 +28,9 @@ class _Run(Request):
     files: Annotated[dict[str, str], Field(max_length=MAX_ENTRIES)] | None = None
     output_files: _Names | None = None
 
+    def about(self) -> str:
+        return self.module_key
+
 
 def _failure(message: str) -> bytes:
     return to_json({"exit_code": -1, "stdout": "", "stderr": message, "files": None, "error": message})

@@ -52,6 +52,9 @@ class _Request(Request):
     def parse(cls, payload: bytes) -> Self:
         return cls.model_construct(body=_ANY.validate_json(payload))
 
+    def about(self) -> str:
+        return self.body.type
+
 
 def _failure(message: str) -> bytes:
     return to_json({"ok": False, "error": message})
@@ -59,20 +62,27 @@ def _failure(message: str) -> bytes:
 
 @host_function("host_ws_request", _Request, refuse=_failure, max_input_bytes=None)
 def _ws_request(context: HostContext, request: _Request) -> dict[str, bool]:
-    desk, plugin_id = context.services.websockets, context.plugin_id
+    desk, plugin_id, note = context.services.websockets, context.plugin_id, context.note
+    note.begin()
     match request.body:
         case _Connect() as wanted:
             write_to_disk = True if wanted.write_to_disk is None else wanted.write_to_disk
             target = sync_target(
                 wanted.server_url, wanted.workspace_id, wanted.auth_token, wanted.session_code, write_to_disk
             )
-            desk.connect(plugin_id, target)
+            note.kind, note.target = "websocket_opened", target.host
+            if not desk.connect(plugin_id, target):
+                note.kind = None
         case _SendBinary(data=data):
+            note.kind, note.target = "websocket_sent", "a binary message"
             desk.send(plugin_id, from_base64(data, "data"))
         case _SendText(text=text):
+            note.kind, note.target = "websocket_sent", "a text message"
             desk.send(plugin_id, text)
         case _Disconnect():
-            desk.disconnect(plugin_id)
+            note.kind, note.target = "websocket_closed", "its connection"
+            if not desk.disconnect(plugin_id):
+                note.kind = None
         case _:
             assert_never(request.body)
     return {"ok": True}

@@ -21,7 +21,7 @@ from pydantic_core import from_json
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
 from isoplug.shared.limits import clip
 from isoplug.supervisor.caller import Caller
-from isoplug.supervisor.egress import Headers, HttpClient, HttpRequest, HttpResponse, HttpUrl
+from isoplug.supervisor.egress import Headers, HttpClient, HttpRequest, HttpResponse, HttpUrl, NothingDone
 from isoplug.supervisor.namespaces.multipart import boundary_of, parse_multipart
 from isoplug.supervisor.namespaces.names import json_text
 from isoplug.supervisor.namespaces.protocol import (
@@ -281,10 +281,11 @@ def _parsed(shape: TypeAdapter[_T], response: HttpResponse) -> _T:
 def _refused(response: HttpResponse, token: str | None) -> ServiceError:
     status = response.status
     if 300 <= status < 400:
-        return ServiceError(f"the server answered with a redirect ({status}); the host has to name its final URL")
+        return NothingDone(f"the server answered with a redirect ({status}); the host has to name its final URL")
     words = _words(response, token)
     advice = "; the host's auth_token may be missing, wrong or of somebody else" if status in (401, 403) else ""
-    return ServiceError(f"the server answered {status}{f': {words}' if words else ''}{advice}")
+    kind = NothingDone if status < 500 else ServiceError
+    return kind(f"the server answered {status}{f': {words}' if words else ''}{advice}")
 
 
 def _words(response: HttpResponse, token: str | None) -> str:

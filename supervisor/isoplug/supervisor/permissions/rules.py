@@ -150,7 +150,7 @@ def _scopes(value: object, key: str) -> tuple[str, ...]:
     for scope in value if isinstance(value, list | tuple) else [value]:
         if not isinstance(scope, str):
             raise MalformedRules(f"{key} must be a list of text, and contains {_kind(scope)}; quote links")
-        scopes.append(scope.strip())
+        scopes.append(scope)
     return tuple(scopes)
 
 
@@ -250,7 +250,7 @@ def _decide(rule: Rule, matches: _Matcher) -> Decision:
 
 
 def _is_all(scope: str) -> bool:
-    return scope.lower() == "all"
+    return scope.strip().lower() == "all"
 
 
 def _matcher(permission: Permission, target: str) -> _Matcher | _Unusable:
@@ -319,7 +319,8 @@ def _file_scope(scope: str) -> tuple[_Parts, ...] | _Unusable:
         if not parts:
             return _Unusable("it names no file or folder; 'all' stands for everything")
         spellings.append(parts)
-    return tuple(dict.fromkeys(spellings))
+    # Letter by letter: names may begin or end with blanks, and look like links.
+    return tuple(dict.fromkeys([*spellings, components(scope)]))
 
 
 @lru_cache(maxsize=4096)
@@ -340,7 +341,7 @@ def _host_matcher(target: str) -> _Matcher | _Unusable:
         return _Unusable(f"the target {host.problem}")
 
     def matches(scope: str, _is_exclude: bool) -> bool | _Unusable:
-        domain = _host(scope)
+        domain = _host(scope.strip())
         if isinstance(domain, _Unusable):
             return _Unusable(f"it {domain.problem}")
         if isinstance(host, tuple) and isinstance(domain, tuple):
@@ -375,10 +376,12 @@ def _command_matcher(target: str) -> _Matcher | _Unusable:
     if not plugin_id or not command:
         return _Unusable("the target is not of the form plugin_id:command")
 
-    def matches(scope: str, _is_exclude: bool) -> bool | _Unusable:
-        scope_id, colon, scope_command = scope.partition(":")
+    def matches(scope: str, is_exclude: bool) -> bool | _Unusable:
+        scope_id, colon, scope_command = scope.strip().partition(":")
         if not scope_id or (colon and not scope_command):
             return _Unusable("it is not of the form plugin_id or plugin_id:command")
+        if is_exclude and scope == target:  # letter by letter: names may end with blanks
+            return True
         return scope_id == plugin_id and (not colon or scope_command in ("*", command))
 
     return matches

@@ -109,7 +109,7 @@ class EncryptedSecrets:
         """File and key; None while there are no secrets, unless ``may_make`` allows to make both."""
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
             failure = ServiceError("the secrets are being opened; try again", plugin_id=plugin_id)
-            failure.retryable = True
+            failure.is_transient = True
             raise failure
         try:
             if self._opened is None and not self._is_closed:

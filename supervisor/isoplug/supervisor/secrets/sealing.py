@@ -1,4 +1,5 @@
-"""How a secret is encrypted. The only module that imports ``cryptography``; itself imported by the first secret.
+"""How a secret is encrypted. A door to ``cryptography`` (``integrity.ed25519`` is the other); imported by the
+first secret.
 
 AES-256-GCM with a random nonce of 96 bits before each text (NIST SP 800-38D allows 2**32 of them under one key). What
 is authenticated but not encrypted says whose text it is: a row that was copied to another plugin or key does not open.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import fcntl
 import os
 import select
 import signal
 import subprocess
-import sys
 from contextlib import ExitStack, suppress
 from typing import Final, Self
 
@@ -15,21 +14,15 @@ from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, WorkerCra
 from isoplug.shared.limits import clip
 from isoplug.shared.wasi import VERDICT_BYTES, Order, Verdict, decode_verdict
 from isoplug.supervisor.files import reason
+from isoplug.supervisor.interpreter import fresh_interpreter
+from isoplug.supervisor.lifeline import Lifeline
 from isoplug.supervisor.observe.logs import get_logger
 
 __all__ = ["Capture", "WasiProcess"]
 
 _log = get_logger(__name__)
 
-# As for the zygote: a fresh, isolated interpreter that is told where the packages of this one are.
-_BOOTSTRAP: Final = """\
-import json, sys
-arguments = json.loads(sys.argv[1])
-sys.path[:] = arguments.pop("path")
-from isoplug.worker.wasi import main
-main(**arguments)
-"""
-
+_F_SETSIG: Final = 10  # <fcntl.h>
 _READ_BYTES: Final = 1 << 16
 #: How long a process that was killed may take to be gone. The kernel does it at once unless the disk hangs.
 _FAREWELL_SECONDS: Final = 2.0
@@ -69,14 +62,17 @@ class WasiProcess:
     """A context manager that leaves no process and no descriptor. Its pidfd means this process for ever, also when the
     host reaps its children itself."""
 
-    def __init__(self, order: Order, stdin: bytes, lifeline_fd: int, output_bytes: int) -> None:
+    def __init__(self, order: Order, stdin: bytes, lifeline: Lifeline, output_bytes: int) -> None:
         """Raises ServiceError when the machine cannot start it."""
         with ExitStack() as ours, ExitStack() as lent:  # ``lent`` is closed here, the child has it by then
             try:
                 order_fd, stdin_fd = _in_memory(order.encode(), lent), _in_memory(stdin, lent)
                 (stdout, to_stdout), (stderr, to_stderr), (verdict, to_verdict) = (_pipe(ours, lent) for _ in range(3))
-                arguments = {"order_fd": order_fd, "verdict_fd": to_verdict, "lifeline_fd": lifeline_fd}
+                own_lifeline = lifeline.new_end()
+                lent.callback(os.close, own_lifeline)
+                arguments = {"order_fd": order_fd, "verdict_fd": to_verdict, "lifeline_fd": own_lifeline}
                 self._process = _spawn(arguments, stdin_fd, to_stdout, to_stderr)
+                _tie(own_lifeline, self._process.pid)
                 self.pidfd = _pidfd(self._process)
                 ours.callback(self._end)
             except OSError as error:
@@ -127,9 +123,8 @@ class WasiProcess:
 
 
 def _spawn(arguments: dict[str, int], stdin_fd: int, stdout_fd: int, stderr_fd: int) -> subprocess.Popen[bytes]:
-    path = [entry for entry in sys.path if os.path.isabs(entry)]
     return subprocess.Popen(
-        [sys.executable, "-I", "-c", _BOOTSTRAP, json.dumps({"path": path, **arguments})],
+        fresh_interpreter("isoplug.worker.wasi", arguments),
         env={},
         cwd="/",
         pass_fds=tuple(arguments.values()),
@@ -147,6 +142,14 @@ def _pidfd(process: subprocess.Popen[bytes]) -> int:
         process.kill()
         process.wait()
         raise
+
+
+def _tie(lifeline_fd: int, pid: int) -> None:
+    """Have the kernel kill ``pid`` when the lifeline's other end closes. The process does so itself as well, but it may
+    be stopped before it gets so far, and this host be killed meanwhile."""
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETOWN, pid)
+    fcntl.fcntl(lifeline_fd, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(lifeline_fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
 
 
 def _in_memory(content: bytes, owner: ExitStack) -> int:

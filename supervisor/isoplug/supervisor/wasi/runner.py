@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from isoplug.shared.errors import ServiceError, SupervisorClosed
+from isoplug.shared.lockdown import Lockdown
 from isoplug.shared.wasi import Order, Verdict, VerdictKind
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.files import reason
+from isoplug.supervisor.lifeline import Lifeline
 from isoplug.supervisor.wasi.process import WasiProcess
 from isoplug.supervisor.wasi.program import Outcome, Program, WasiLimits
 from isoplug.supervisor.wasi.scratch import Scratch
@@ -45,12 +47,13 @@ class WasiRunner:
     """Thread-safe; one a supervisor. ``folder`` is where the folders of the runs are made: nobody else may enter it,
     and whoever owns it removes what is left there when this process is killed."""
 
-    def __init__(self, folder: Path, limits: WasiLimits) -> None:
+    def __init__(self, folder: Path, limits: WasiLimits, lockdown: Lockdown = Lockdown.BEST_EFFORT) -> None:
         self._folder = folder
         self._limits = limits
+        self._lockdown = lockdown
         self._turns = threading.BoundedSemaphore(limits.runs)
         self._lock = threading.Lock()
-        self._lifeline: tuple[int, int] | None = None
+        self._lifeline: Lifeline | None = None
         self._is_closed = False
 
     def run(self, caller: Caller, program: Program) -> Outcome:
@@ -84,8 +87,9 @@ class WasiRunner:
         """Close the lifeline: in ``close``, or in a fork of the host, which must not keep processes of its parent
         alive."""
         lifeline, self._lifeline = self._lifeline, None
-        for end in lifeline or ():
-            os.close(end)
+        if lifeline is not None:
+            lifeline.cut()
+            lifeline.close()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -115,13 +119,14 @@ class WasiRunner:
             process_memory_bytes=limits.memory_bytes + _RUNTIME_BYTES,
             file_bytes=limits.scratch_bytes,
             cpu_seconds=cpu_seconds,
+            lockdown=self._lockdown,
         )
         with self._lock:
             if self._is_closed:
                 raise SupervisorClosed(caller.plugin_id)
             if self._lifeline is None:
                 self._lifeline = _lifeline()
-            return WasiProcess(order, program.stdin, self._lifeline[0], limits.output_bytes)
+            return WasiProcess(order, program.stdin, self._lifeline, limits.output_bytes)
 
     def _attend(self, caller: Caller, worker_fd: int, process: WasiProcess, scratch: Scratch) -> None:
         """Until the process has ended and everything it wrote has been read."""
@@ -164,9 +169,9 @@ def _watch(caller: Caller) -> int:
         raise ServiceError(f"cannot start a program: {reason(error)}; {_NO_DESCRIPTOR}") from error
 
 
-def _lifeline() -> tuple[int, int]:
+def _lifeline() -> Lifeline:
     try:
-        return os.pipe()
+        return Lifeline()
     except OSError as error:
         raise ServiceError(f"cannot start a program: {reason(error)}; {_NO_DESCRIPTOR}") from error
 
@@ -188,6 +193,11 @@ def _exit_code(process: WasiProcess) -> int:
             raise ServiceError(f"the program trapped: {text}{tail}")
         case Verdict(VerdictKind.REFUSED, text):
             raise ServiceError(f"the module cannot be run: {text}")
+        case Verdict(VerdictKind.UNPROTECTED, gaps):
+            raise ServiceError(
+                f'lockdown = "full", and this machine cannot give the program all of it ({gaps}); its host may run '
+                "`isoplug doctor`"
+            )
         case Verdict(VerdictKind.MISSING, _):
             raise ServiceError("this host cannot run WASI programs; the host needs: pip install 'isoplug[wasi]'")
         case _:

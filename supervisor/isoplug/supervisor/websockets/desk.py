@@ -44,9 +44,9 @@ class Desk:
 
     # --- for guests -----------------------------------------------------------------------------------------------
 
-    def connect(self, plugin_id: str, target: Target) -> None:
+    def connect(self, plugin_id: str, target: Target) -> bool:
         """Begin to connect, and stay connected; ``on_connected`` tells when it is done. The connection that the plugin
-        has is kept when it is the same one, else it ends.
+        has is kept when it is the same one (the answer is False), else it ends.
 
         Raises PermissionDenied, ServiceError.
         """
@@ -57,12 +57,13 @@ class Desk:
             if place.is_closed:
                 raise _is_leaving(plugin_id)
             if place.line is not None and place.line.target == target:
-                return
+                return False
             self._hang_up(place)
             place.line = self._open(place, plugin_id, target, permit)
             if place.is_closed:  # meanwhile, and whoever closed it did not wait for so long
                 self._hang_up(place)
                 raise _is_leaving(plugin_id)
+            return True
 
     def send(self, plugin_id: str, message: Message) -> None:
         """Queue a message. Raises PermissionDenied, ResourceLimitExceeded when there is no room, ServiceError."""
@@ -72,12 +73,13 @@ class Desk:
             raise ServiceError("there is no connection; send a connect request first", plugin_id=plugin_id)
         line.send(message)
 
-    def disconnect(self, plugin_id: str) -> None:
-        """End the connection, if there is one."""
+    def disconnect(self, plugin_id: str) -> bool:
+        """End the connection; False when there is none."""
         place = self._places.get(plugin_id)
-        if place is not None:
-            with place.lock:
-                self._hang_up(place)
+        if place is None:
+            return False
+        with place.lock:
+            return self._hang_up(place)
 
     # --- for the supervisor ---------------------------------------------------------------------------------------
 
@@ -138,12 +140,14 @@ class Desk:
             raise
         return line
 
-    def _hang_up(self, place: _Place) -> None:
-        """With the place's lock held."""
+    def _hang_up(self, place: _Place) -> bool:
+        """With the place's lock held. False when there was no connection."""
         line, place.line = place.line, None
-        if line is not None:
-            place.inbox.drop(line)
-            line.close()
+        if line is None:
+            return False
+        place.inbox.drop(line)
+        line.close()
+        return True
 
     def _leave(self, places: list[_Place]) -> None:
         lines = []

@@ -21,10 +21,11 @@ from isoplug.shared.errors import (
     PluginError,
     PluginNotFound,
     PluginQuarantined,
+    PoisonedInput,
     ResourceLimitExceeded,
     SupervisorClosed,
 )
-from isoplug.supervisor.events import Mailbox, Paused
+from isoplug.supervisor.events import Mailbox, Paused, is_kept
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.websockets.envelope import Action, DownloadSnapshot, EmitEvent, SendBinary, SendText
 from isoplug.supervisor.websockets.protocol import Connection, Message, Target
@@ -209,17 +210,17 @@ class Inbox:
                 reader.set_result(None)
 
     def _deliver(self, arrival: _Arrival) -> None:
-        is_kept = False
+        stays = False
         try:
             self._handle(arrival)
         except PluginQuarantined as error:
-            is_kept = True
+            stays = True
             raise Paused from error
         except PluginError as error:
-            is_kept = error.retryable
+            stays = is_kept(error)
             raise
         finally:
-            if not is_kept:
+            if not stays:
                 with self._lock:
                     self._count(arrival, -1)
                 self._make_room()
@@ -250,8 +251,8 @@ class Inbox:
                 assert_never(arrival.export)
 
     def _greet(self, instance: int) -> None:
-        """Tell the worker that it is connected. When that costs the worker, its successor is told, and the plugin's
-        restart budget bounds how often; only a trap, which that does not count, is told to nobody twice."""
+        """Tell the worker that it is connected. When that costs the worker, its successor is told; a greeting that has
+        killed two, or on which the guest trapped, is told to nobody any more."""
         greeting = self._greeting
         assert greeting is not None
         try:
@@ -259,10 +260,10 @@ class Inbox:
         except (PluginQuarantined, PluginNotFound, SupervisorClosed):
             raise
         except PluginError as error:
-            if error.retryable:
+            if is_kept(error):
                 raise
             _log.warning("websocket.failed", plugin=self._guest.plugin_id, code=error.code, reason=str(error))
-            if isinstance(error, (GuestTrap, ResourceLimitExceeded)):
+            if isinstance(error, (GuestTrap, ResourceLimitExceeded, PoisonedInput)):
                 self._greeting = None
         self._greeted_instance = instance
 

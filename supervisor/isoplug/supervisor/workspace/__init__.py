@@ -17,6 +17,7 @@ from isoplug.supervisor.workspace.frontmatter import FrontmatterError
 from isoplug.supervisor.workspace.path import WorkspacePath
 from isoplug.supervisor.workspace.rootindex import (
     GuardedFilesystem,
+    GuardRefusal,
     RootIndex,
     find_candidates,
     find_root_index,
@@ -27,6 +28,7 @@ __all__ = [
     "FileStat",
     "FileSystem",
     "FrontmatterError",
+    "GuardRefusal",
     "GuardedFilesystem",
     "RootIndex",
     "WorkspaceFilesystem",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "GuardRefusal",
     "GuardedFilesystem",
     "Header",
     "RootIndex",
@@ -180,6 +181,10 @@ def _listed(names: list[str]) -> str:
 # --- guarding it --------------------------------------------------------------------------------------------
 
 
+class GuardRefusal(ServiceError):
+    """This would touch what grants permissions: a rule that no other rule lifts."""
+
+
 @dataclass(frozen=True, slots=True)
 class GuardedFilesystem:
     """A `FileSystem` for guests: the given one, minus the writes that would touch what grants permissions.
@@ -209,7 +214,7 @@ class GuardedFilesystem:
         return self.filesystem.children(path)
 
     def write(self, path: WorkspacePath, data: bytes, *, replace: bool = True) -> None:
-        """As the filesystem's, and ServiceError when the guard refuses."""
+        """As the filesystem's, and GuardRefusal."""
         with self._lock:
             concerns, is_protected = self._concerns(path)
             if concerns:
@@ -219,7 +224,7 @@ class GuardedFilesystem:
         self.filesystem.write(path, data, replace=replace)
 
     def delete(self, path: WorkspacePath) -> None:
-        """As the filesystem's, and ServiceError when the guard refuses."""
+        """As the filesystem's, and GuardRefusal."""
         with self._lock:
             concerns, is_protected = self._concerns(path)
             if concerns:
@@ -268,7 +273,7 @@ class GuardedFilesystem:
 
 def _refuse(what: str, reason: str) -> None:
     if reason:
-        raise ServiceError(f"{what}: {reason}")
+        raise GuardRefusal(f"{what}: {reason}")
 
 
 def _is_utf8(data: bytes) -> bool:
