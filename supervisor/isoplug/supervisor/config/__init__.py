@@ -1,15 +1,21 @@
 """Everything about a supervisor that can be configured, its defaults, and the reader of ``isoplug.toml``."""
 
-from isoplug.supervisor.config.loader import describe_problems, load_config
+from isoplug.supervisor.config.loader import configured, describe_problems, load_config
 from isoplug.supervisor.config.model import (
     Calls,
     Config,
     Http,
     Limits,
     Namespaces,
+    OwnPlugin,
+    PluginLimits,
+    PluginSettings,
+    Recycle,
     Restart,
     SecretsKey,
     Server,
+    Service,
+    Signatures,
     Wasi,
     Websockets,
 )
@@ -21,11 +27,18 @@ __all__ = [
     "Http",
     "Limits",
     "Namespaces",
+    "OwnPlugin",
+    "PluginLimits",
+    "PluginSettings",
+    "Recycle",
     "Restart",
     "SecretsKey",
     "Server",
+    "Service",
+    "Signatures",
     "Wasi",
     "Websockets",
+    "configured",
     "describe_problems",
     "load_config",
     "parse_duration",

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel, ValidationError
 
 from isoplug.shared.errors import SetupError
-from isoplug.supervisor.config.model import Config, FromFile, unit_of
+from isoplug.supervisor.config.model import Config, FromFile, OwnPlugin, unit_of
 from isoplug.supervisor.files import read_bounded, reason
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["describe_problems", "load_config"]
+__all__ = ["configured", "describe_problems", "load_config"]
 
 _MAX_BYTES: Final = 1 << 20
 _MAX_PROBLEMS: Final = 20
@@ -40,6 +40,22 @@ def load_config(path: Path) -> Config:
         if len(problems) > _MAX_PROBLEMS:
             shown += f"\n  and {len(problems) - _MAX_PROBLEMS} more"
         raise SetupError(f"the configuration {str(path)!r} cannot be used:{shown}") from error
+
+
+def configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
+    """``config`` with the arguments that were given. Raises SetupError that names what is wrong."""
+    # Text stays text for the model to parse: Path("") would be the current folder, which nobody meant.
+    changes = {
+        name: Path(value) if isinstance(value, os.PathLike) else value
+        for name, value in arguments.items()
+        if value is not None
+    }
+    if call_timeout is not None:
+        changes["calls"] = {**dict(config.calls), "timeout": call_timeout}
+    try:
+        return config.override(**changes)
+    except ValidationError as error:
+        raise SetupError("; ".join(describe_problems(error))) from error
 
 
 def describe_problems(error: ValidationError) -> list[str]:
@@ -71,7 +87,7 @@ def _read_table(path: Path) -> dict[str, Any]:
 
 def _describe(problem: ErrorDetails) -> str:
     location = tuple(str(part) for part in problem["loc"])
-    key = ".".join(location) or "the file"
+    key = ".".join(_quoted(part) for part in location) or "the file"
     match problem["type"]:
         case "extra_forbidden":
             return f"{key}: {_unknown(location)}"
@@ -106,7 +122,7 @@ def _unknown(location: tuple[str, ...]) -> str:
     model = _model_at(tuple(section))
     known = list(model.model_fields)
     if close := difflib.get_close_matches(name, known, n=1):
-        return f"unknown key; did you mean {'.'.join([*section, close[0]])!r}?"
+        return f"unknown key; did you mean {'.'.join(_quoted(part) for part in [*section, close[0]])!r}?"
     for place, keys in _sections().items():  # the right key in the wrong section
         if name in keys:
             return f"unknown key here; it belongs to {f'section [{place}]' if place else 'the top of the file'}"
@@ -122,11 +138,19 @@ def _sections() -> dict[str, list[str]]:
 
 
 def _model_at(section: tuple[str, ...]) -> type[BaseModel]:
-    if section and (field := Config.model_fields.get(section[0])) is not None:
+    model: type[BaseModel] = Config
+    if section[:1] == ("plugins",):  # a section each, by id
+        model, section = OwnPlugin, section[2:]
+    if section and (field := model.model_fields.get(section[0])) is not None:
         annotation = field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             return annotation
-    return Config
+    return model
+
+
+def _quoted(part: str) -> str:
+    """As it stands in TOML: plugin ids have dots."""
+    return f'"{part}"' if "." in part else part
 
 
 def _unit(location: tuple[str, ...]) -> str:

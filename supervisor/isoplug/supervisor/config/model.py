@@ -8,9 +8,11 @@ file shows nobody which unit a 30 has, and relative paths belong to the file's f
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -18,10 +20,12 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationError,
     ValidationInfo,
     model_validator,
 )
 
+from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor.config.values import parse_duration, parse_size, parse_version
 
 if TYPE_CHECKING:
@@ -34,9 +38,15 @@ __all__ = [
     "Http",
     "Limits",
     "Namespaces",
+    "OwnPlugin",
+    "PluginLimits",
+    "PluginSettings",
+    "Recycle",
     "Restart",
     "SecretsKey",
     "Server",
+    "Service",
+    "Signatures",
     "Wasi",
     "Websockets",
     "unit_of",
@@ -46,6 +56,8 @@ KIB: Final = 1 << 10
 MIB: Final = 1 << 20
 GIB: Final = 1 << 30
 WEEK: Final = 7 * 24 * 3600.0
+
+_SHA256: Final = re.compile(r"[0-9a-fA-F]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,18 @@ def _names(value: Any) -> Any:
     return tuple(value)
 
 
+def _paths(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)):  # TOML has no tuples
+        raise ValueError('must be a list of paths, such as ["author.pub"]')
+    return tuple(value)
+
+
+def _sha256(value: str) -> str:
+    if _SHA256.fullmatch(value) is None:
+        raise ValueError("must be a SHA-256 of 64 hexadecimal digits, such as sha256sum prints for the plugin.wasm")
+    return value.lower()
+
+
 def _base_url(value: str | None) -> str | None:
     if value is not None and ("?" in value or "#" in value):
         raise ValueError('must have no query and no fragment; write for example "https://diaryx.example.org"')
@@ -132,8 +156,10 @@ Duration = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=WEEK, all
 DurationOrZero = Annotated[float, BeforeValidator(_duration), Field(ge=0, le=WEEK, allow_inf_nan=False)]
 # Typed int and not pydantic.ByteSize, so that hosts may pass plain numbers; ByteSize would also take bits and "64M".
 Size = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+SizeOrZero = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 HostPath = Annotated[Path, BeforeValidator(_path)]
 Variable = Annotated[str, AfterValidator(_variable)]
+Sha256 = Annotated[str, AfterValidator(_sha256)]
 
 
 def unit_of(field: FieldInfo) -> str:
@@ -158,7 +184,11 @@ class Calls(_Section):
     max_depth: int = Field(default=8, ge=0, le=64)
     """A call at this depth may not nest further (SPEC section 9). The caller's stack grows with it."""
     max_extra_instances: int = Field(default=8, ge=0, le=64)
-    """Instances of one plugin beside its own worker, for chains that come back to it."""
+    """Instances of one plugin beside its own workers, for chains that come back to it: in use, starting or warm."""
+    extra_idle: DurationOrZero = 30.0
+    """How long such an instance stays ready for the next chain; 0 ends it at once. loky keeps idle workers 10 s."""
+    queue: int = Field(default=100, ge=1, le=1_000_000)
+    """Calls that may wait for a worker of one plugin; one more is refused at once."""
     async_threads: int = Field(default=32, ge=1, le=1024)
     """Threads of ``AsyncSupervisor``, which bound its calls in progress."""
 
@@ -175,7 +205,10 @@ class Restart(_Section):
     backoff_jitter: DurationOrZero = 0.1
     """At most this is added at random, so that plugins that died together do not start together."""
     healthy_after: Duration = 60.0
-    """A worker that lives this long clears the count. wasmCloud: 60 s."""
+    """A worker that lives this long clears the count, and a new version has passed its trial. wasmCloud: 60 s."""
+    trial_calls: int = Field(default=3, ge=0, le=1000)
+    """Calls that a new version of a plugin answers before the old one ends. Until then the old one stands by, and takes
+    over again when the new one crashes. 0: no trial."""
 
     @model_validator(mode="after")
     def _check_backoff(self) -> Self:
@@ -187,8 +220,29 @@ class Restart(_Section):
         return self
 
 
-class Limits(_Section):
-    """``[limits]``: bounds per worker, per message and per plugin. Sizes in bytes."""
+class Recycle(_Section):
+    """``[recycle]``: when a worker that is fine is replaced all the same. 0 is never, and the default: what a plugin
+    keeps in memory is lost with its worker."""
+
+    calls: int = Field(default=0, ge=0, le=1_000_000_000)
+    """After so many calls."""
+    age: DurationOrZero = 0.0
+    """After such a time."""
+    memory: SizeOrZero = 0
+    """At such a resident size, which is looked at about once a second."""
+
+
+class OwnRestart(Restart):
+    """``[plugins."id".restart]``: keys that are not given are those of ``[restart]``."""
+
+    @model_validator(mode="after")
+    def _check_backoff(self) -> Self:
+        return self  # only together with [restart], see ``Config``
+
+
+class PluginLimits(_Section):
+    """The part of ``[limits]`` that ``[plugins."id".limits]`` may set for one plugin. 0 is no bound, where it is
+    allowed. Counts and times are of one worker each; the defaults are beyond what honest plugins come to."""
 
     wasm_memory: Size = Field(default=256 * MIB, ge=64 * KIB, le=4 * GIB)
     """Linear memory of a guest; 64 KiB is one WASM page, 4 GiB is what 32-bit addresses reach."""
@@ -196,6 +250,31 @@ class Limits(_Section):
     """Data segment of a worker (RLIMIT_DATA), guest memory included; without any guest it needs 48 MiB."""
     open_files: int = Field(default=64, ge=16, le=65536)
     """Descriptors of a worker."""
+    processes: int = Field(default=512, ge=32, le=1_000_000)
+    """Processes and threads of all the plugin's workers together (RLIMIT_NPROC), where it has a user id of its own. A
+    worker has four to six, and compiling one for each core."""
+    output: Size = Field(default=32 * MIB, ge=1 * KIB, le=1 * GIB)
+    """Largest answer of an export. ``limits.frame`` bounds it as well."""
+    cpu_per_call: DurationOrZero = 0.0
+    """CPU time of one call in the worker. The deadline bounds it as well, but for that waiting counts, too."""
+    cpu_total: DurationOrZero = 0.0
+    """CPU time of one worker's life, in whole seconds (RLIMIT_CPU)."""
+    host_calls_per_call: int = Field(default=1_000_000, ge=0, le=1_000_000_000)
+    """Host calls of one call, those that wait for no answer included: at 100 µs each, more than three default
+    timeouts hold."""
+    host_calls_per_second: int = Field(default=0, ge=0, le=1_000_000_000)
+    """As many in any second. By default none: an honest plugin that reads many files makes them as fast as it can."""
+    log_lines_per_second: int = Field(default=5_000, ge=0, le=1_000_000_000)
+    """Of ``host_log``. A plugin that logs each file that it reads comes to 3,000."""
+
+
+class OwnLimits(PluginLimits):
+    """``[plugins."id".limits]``: keys that are not given are those of ``[limits]``."""
+
+
+class Limits(PluginLimits):
+    """``[limits]``: bounds per worker, per message and per plugin. Sizes in bytes."""
+
     frame: Size = Field(default=32 * MIB, ge=64 * KIB, le=1 * GIB)
     """Largest message between supervisor and worker, and largest file that a guest may read."""
     wasm_module: Size = Field(default=64 * MIB, le=1 * GIB)
@@ -215,6 +294,30 @@ class Limits(_Section):
                 "of which it is a part; raise process_memory or lower wasm_memory"
             )
         return self
+
+
+class OwnPlugin(_Section):
+    """``[plugins."id"]``: what is different for one plugin."""
+
+    workers: int = Field(default=1, ge=1, le=64)
+    """Workers that serve its calls in parallel; more than one only when its manifest says ``"stateless": true``."""
+    sha256: Sha256 | None = None
+    """Of its ``plugin.wasm``, in lower case: another one is refused. The only key that counts as well in a section with
+    the name of the plugin's folder; such a pin is checked before anything of the module is compiled."""
+    restart: OwnRestart = OwnRestart()
+    recycle: Recycle = Recycle()
+    """Keys that are not given are those of ``[recycle]``."""
+    limits: OwnLimits = OwnLimits()
+
+
+@dataclass(frozen=True, slots=True)
+class PluginSettings:
+    """What counts for one plugin."""
+
+    workers: int
+    restart: Restart
+    recycle: Recycle
+    limits: Limits
 
 
 class Http(_Section):
@@ -277,6 +380,22 @@ class SecretsKey(_Section):
         return self
 
 
+class Signatures(_Section):
+    """``[signatures]``: whose modules are loaded. A signature is a file ``plugin.wasm.sig``."""
+
+    trusted_keys: Annotated[tuple[HostPath, ...], BeforeValidator(_paths)] = ()
+    """Files with public keys (Ed25519, PEM). A signature that is there has to be by one of them; without any key,
+    signatures do not matter."""
+    required: bool = False
+    """Whether modules without a signature are refused."""
+
+    @model_validator(mode="after")
+    def _check_keys(self) -> Self:
+        if self.required and not self.trusted_keys:
+            raise ValueError("required refuses every plugin as long as trusted_keys names no key; name one")
+        return self
+
+
 class Wasi(_Section):
     """``[wasi]``: bounds of the programs that plugins run (needs the extra ``isoplug[wasi]``). Sizes in bytes."""
 
@@ -297,6 +416,22 @@ class Namespaces(_Section):
     """In the state folder, private to each plugin; or on the runtime context's server (``[server]``)."""
 
 
+class Service(_Section):
+    """``[service]``: what ``isoplug run`` does beside answering."""
+
+    watch: Literal["auto", "poll", "off"] = "auto"
+    """Whether changes in ``plugins_dir`` take effect by themselves: told by the kernel, or looked for every two seconds
+    (``poll``), which ``auto`` does where the kernel has no watches left. Network file systems need ``poll``."""
+
+
+_SectionT = TypeVar("_SectionT", bound=_Section)
+
+
+def _merged(general: _SectionT, own: _Section) -> _SectionT:
+    given = {name: getattr(own, name) for name in own.model_fields_set}
+    return type(general).model_validate({**dict(general), **given})
+
+
 class Config(_Section):
     """The whole configuration of a supervisor."""
 
@@ -310,15 +445,45 @@ class Config(_Section):
     """The workspace's file whose front matter grants permissions. None: found at start (SPEC section 4)."""
     app_version: Annotated[str, AfterValidator(_version)] = "1.4.1"
     """What ``min_app_version`` is compared with; by default the Diaryx level that isoplug implements."""
+    lockdown: Annotated[Lockdown, Field(strict=False)] = Lockdown.BEST_EFFORT
+    """How much of what workers give up a host demands; see ``isoplug.shared.lockdown``."""
     calls: Calls = Calls()
     restart: Restart = Restart()
+    recycle: Recycle = Recycle()
+    plugins: Mapping[str, OwnPlugin] = {}
+    """By plugin id; a ``sha256`` also by the name of its folder."""
     limits: Limits = Limits()
     http: Http = Http()
     websockets: Websockets = Websockets()
     server: Server = Server()
     secrets: SecretsKey = SecretsKey()
+    signatures: Signatures = Signatures()
     namespaces: Namespaces = Namespaces()
     wasi: Wasi = Wasi()
+    service: Service = Service()
+
+    @model_validator(mode="after")
+    def _check_plugins(self) -> Self:
+        for plugin_id, own in self.plugins.items():
+            for name, general in (("restart", self.restart), ("limits", self.limits)):
+                try:
+                    _merged(general, getattr(own, name))
+                except ValidationError as error:
+                    (problem,) = error.errors()
+                    raise ValueError(f'plugins."{plugin_id}".{name}: {problem["ctx"]["error"]}') from None
+        return self
+
+    def of_plugin(self, plugin_id: str) -> PluginSettings:
+        """The plugin's own section, and the general ones for what that leaves out."""
+        own = self.plugins.get(plugin_id)
+        if own is None:
+            return PluginSettings(1, self.restart, self.recycle, self.limits)
+        return PluginSettings(
+            own.workers,
+            _merged(self.restart, own.restart),
+            _merged(self.recycle, own.recycle),
+            _merged(self.limits, own.limits),
+        )
 
     def override(self, **changes: Any) -> Config:
         """A copy with these fields replaced, validated again (``model_copy`` would not).
