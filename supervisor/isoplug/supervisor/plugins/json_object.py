@@ -13,10 +13,15 @@ from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
-__all__ = ["MAX_DEPTH", "dump_object", "parse_object"]
+from isoplug.supervisor.json_bounds import has_more_tokens
+
+__all__ = ["MAX_DEPTH", "MAX_TOKENS", "dump_object", "parse_object"]
 
 MAX_DEPTH: Final = 100
 """Of nested lists and objects; serde_json stops at 128, jiter (pydantic's parser) at 200."""
+
+MAX_TOKENS: Final = 200_000
+"""Texts, lists, objects and commas. Each value is looked at in Python: 1 MiB of empty lists took a second."""
 
 _SHOWN_CHARACTERS: Final = 200
 
@@ -25,6 +30,8 @@ def parse_object(data: bytes, max_bytes: int) -> dict[str, Any]:
     """The JSON object in ``data`` (UTF-8, at most ``max_bytes``)."""
     if len(data) > max_bytes:
         raise ValueError(f"is {len(data)} bytes long, the limit is {max_bytes}")
+    if has_more_tokens(data, MAX_TOKENS):
+        raise ValueError(f"has more than {MAX_TOKENS} texts, lists, objects and commas")
     if not data.strip():
         raise ValueError("is empty, it must be a JSON object")
     try:

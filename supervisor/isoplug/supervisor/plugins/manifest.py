@@ -83,6 +83,11 @@ def _object_or_none(value: Any) -> Any:
     }
 
 
+def _only_true(value: Any) -> bool:
+    """A field of isoplug's own: what another host may have meant by it is no reason to refuse the plugin."""
+    return value is True
+
+
 class _Part(BaseModel):
     # strict: a manifest with `"version": 1` is refused, as serde does in the reference host. allow: fields of
     # later versions are kept, and go into the cache again.
@@ -126,6 +131,8 @@ class Manifest(_Part):
     conversions: Strings = ()
     min_app_version: str | None = None
     server_functions: Annotated[tuple[ServerFunction, ...], Field(strict=False)] = ()
+    stateless: Annotated[bool, BeforeValidator(_only_true)] = False
+    """It keeps nothing in memory from one call to the next, so calls may be spread over several workers."""
 
     @property
     def unknown_capabilities(self) -> tuple[str, ...]:

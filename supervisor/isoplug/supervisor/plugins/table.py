@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
-from isoplug.shared.errors import LoadError, PluginNotFound
+from isoplug.shared.errors import CallTimeout, LoadError, PluginNotFound
+from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.status import PluginStatus, resources_of
+from isoplug.supervisor.plugins.folder import PluginFiles
 from isoplug.supervisor.plugins.manifest import Manifest
+from isoplug.supervisor.plugins.versions import Versions
 from isoplug.supervisor.pool import Pool
 
-__all__ = ["Counters", "Plugin", "PluginTable"]
+__all__ = ["Counters", "IdTaken", "Plugin", "PluginTable"]
 
 #: Cancelled tokens that are remembered per plugin; the oldest is forgotten first.
 _MAX_TOKENS = 1_000
+
+
+class IdTaken(LoadError):
+    """Two modules tell the same id. Nothing is wrong with the second one, once the first has gone."""
+
+    def __init__(self, plugin_id: str, holder: Path) -> None:
+        super().__init__(f"plugin id {plugin_id!r} is taken by {holder}; remove one of the two", plugin_id=plugin_id)
 
 
 class Counters:
@@ -36,34 +48,67 @@ class Counters:
 
 
 class Plugin:
-    """A loaded plugin. Hosts read ``id``, ``manifest``, ``wasm_path`` and ``status``."""
+    """A loaded plugin. Hosts read ``id``, ``manifest``, ``wasm_path`` and ``status``. It stays the same object when
+    another version of it takes over; ``manifest`` and ``pool`` are those of the one in charge."""
 
-    def __init__(self, manifest: Manifest, wasm_path: Path, config_path: Path, pool: Pool) -> None:
-        self.id = manifest.id
-        self.manifest = manifest
-        self.wasm_path = wasm_path
-        self.config_path = config_path
-        self.pool = pool
+    def __init__(self, plugin_id: str, files: PluginFiles) -> None:
+        self.id = plugin_id
+        self.files = files
         self.counters = Counters()
-        self.config_lock = threading.Lock()  # a sidecar and what the guest was told must not differ
+        self._config_lock = threading.Lock()  # a sidecar and what the guest was told must not differ
+        self.told: dict[str, Any] | None = None  # guarded by it: the configuration that every worker knows
+        self.versions: Versions  #: set by the loader, before anybody else has the plugin
+
+    @property
+    def manifest(self) -> Manifest:
+        return self.versions.in_charge.manifest
+
+    @property
+    def pool(self) -> Pool:
+        return self.versions.in_charge.pool
+
+    def renew(self, told: int | None) -> None:
+        """The configuration has changed, and only the worker ``told`` knows; see ``Pool.renew``."""
+        for release in self.versions.all:
+            release.pool.renew(told)
+
+    @property
+    def wasm_path(self) -> Path:
+        return self.files.wasm
+
+    @property
+    def config_path(self) -> Path:
+        return self.files.config
+
+    @contextmanager
+    def changing_config(self, deadline: Deadline) -> Iterator[None]:
+        """One at a time writes the sidecar and tells the guest. Raises CallTimeout."""
+        if not self._config_lock.acquire(timeout=deadline.remaining_seconds()):
+            raise CallTimeout(self.id, "another change of its configuration", deadline.timeout_seconds)
+        try:
+            yield
+        finally:
+            self._config_lock.release()
 
     @property
     def status(self) -> PluginStatus:
         """A snapshot; reading it does not disturb the plugin."""
-        pids = self.pool.worker_pids
+        release = self.versions.in_charge
+        pids = tuple(pid for each in self.versions.all for pid in each.pool.worker_pids)
         rss_bytes, cpu_seconds = resources_of(pids)
         return PluginStatus(
             id=self.id,
-            name=self.manifest.name,
-            version=self.manifest.version,
-            state=self.pool.state.value,
+            name=release.manifest.name,
+            version=release.version,
+            state=release.pool.state.value,
             worker_pids=pids,
-            restarts=self.pool.restarts,
+            restarts=self.versions.restarts,
             calls=self.counters.calls,
             failures=self.counters.failures,
-            last_failure=self.pool.last_failure,
+            last_failure=release.pool.last_failure,
             rss_bytes=rss_bytes,
             cpu_seconds=cpu_seconds,
+            upgrade=self.versions.note,
         )
 
     def __repr__(self) -> str:
@@ -79,14 +124,11 @@ class PluginTable:
         self._tokens: dict[str, OrderedDict[str, None]] = {}
 
     def add(self, plugin: Plugin) -> None:
-        """Raises LoadError when the id is taken: the first one loaded keeps it."""
+        """Raises IdTaken: the first one loaded keeps its id."""
         with self._lock:
             other = self._plugins.get(plugin.id)
             if other is not None:
-                raise LoadError(
-                    f"plugin id {plugin.id!r} is taken by {other.wasm_path}; remove one of the two",
-                    plugin_id=plugin.id,
-                )
+                raise IdTaken(plugin.id, other.wasm_path)
             self._plugins[plugin.id] = plugin
 
     def remove(self, plugin_id: str) -> Plugin:
