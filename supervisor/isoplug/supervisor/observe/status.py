@@ -17,7 +17,8 @@ class PluginStatus:
 
     ``state`` is one of starting, ready, busy, backing_off, quarantined, stopped. ``failures`` counts calls that did
     not return; ``last_failure`` says why the last worker was lost. ``rss_bytes`` and ``cpu_seconds`` are sums over
-    ``worker_pids``, the workers that run now.
+    ``worker_pids``, the workers that run now, those of a version that stands by or is on its way out included.
+    ``upgrade`` says why the newest version is not in charge, or that it is on trial.
     """
 
     id: str
@@ -31,6 +32,7 @@ class PluginStatus:
     last_failure: str | None
     rss_bytes: int
     cpu_seconds: float
+    upgrade: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """JSON-serializable, in the order of the fields."""
