@@ -23,23 +23,29 @@ if TYPE_CHECKING:
         CommandError,
         CommandNotFound,
         ConfigError,
+        CrashReason,
         DepthLimitExceeded,
         GuestTrap,
         InvalidArgument,
         LoadError,
         PermissionDenied,
+        PluginBusy,
         PluginError,
         PluginNotFound,
         PluginQuarantined,
+        PoisonedInput,
         ProtocolMismatch,
         ResourceLimitExceeded,
         ServiceError,
         SetupError,
         SupervisorClosed,
         WorkerCrashed,
+        WorkerLimitExceeded,
     )
+    from isoplug.shared.record import CallRecord, Denial, Effect, Outcome
     from isoplug.supervisor.aio import AsyncSupervisor
     from isoplug.supervisor.caller import Caller
+    from isoplug.supervisor.calls import Cancellation, Poisoned
     from isoplug.supervisor.config import Config
     from isoplug.supervisor.egress import HttpClient, HttpRequest, HttpResponse
     from isoplug.supervisor.host import EventSink, FileSource, RuntimeContext
@@ -49,6 +55,7 @@ if TYPE_CHECKING:
     from isoplug.supervisor.permissions import AllowAll, Checker, Decision, DenyAll, Frontmatter, Permission, Verdict
     from isoplug.supervisor.plugins.manifest import Manifest
     from isoplug.supervisor.plugins.table import Plugin
+    from isoplug.supervisor.reload import ReloadReport
     from isoplug.supervisor.secrets import Secrets
     from isoplug.supervisor.storage import Storage
     from isoplug.supervisor.supervisor import Supervisor
@@ -60,16 +67,21 @@ __all__ = [
     "AppVersionTooOld",
     "AsyncSupervisor",
     "CallCancelled",
+    "CallRecord",
     "CallTimeout",
     "Caller",
+    "Cancellation",
     "Checker",
     "CommandError",
     "CommandNotFound",
     "Config",
     "ConfigError",
+    "CrashReason",
     "Decision",
+    "Denial",
     "DenyAll",
     "DepthLimitExceeded",
+    "Effect",
     "EventSink",
     "FileSource",
     "FileSystem",
@@ -78,18 +90,25 @@ __all__ = [
     "HttpClient",
     "HttpRequest",
     "HttpResponse",
+    "IntegrityError",
     "InvalidArgument",
     "LoadError",
     "Manifest",
     "NamespaceProvider",
+    "NothingDone",
+    "Outcome",
     "Permission",
     "PermissionDenied",
     "Plugin",
+    "PluginBusy",
     "PluginError",
     "PluginNotFound",
     "PluginQuarantined",
     "PluginStatus",
+    "Poisoned",
+    "PoisonedInput",
     "ProtocolMismatch",
+    "ReloadReport",
     "ResourceLimitExceeded",
     "RuntimeContext",
     "Secrets",
@@ -101,17 +120,22 @@ __all__ = [
     "Verdict",
     "WebSockets",
     "WorkerCrashed",
+    "WorkerLimitExceeded",
     "inspect",
 ]
 
 _HOMES = {
     "AllowAll": "isoplug.supervisor.permissions",
     "AsyncSupervisor": "isoplug.supervisor.aio",
+    "CallRecord": "isoplug.shared.record",
     "Caller": "isoplug.supervisor.caller",
+    "Cancellation": "isoplug.supervisor.calls",
     "Checker": "isoplug.supervisor.permissions",
     "Config": "isoplug.supervisor.config",
     "Decision": "isoplug.supervisor.permissions",
+    "Denial": "isoplug.shared.record",
     "DenyAll": "isoplug.supervisor.permissions",
+    "Effect": "isoplug.shared.record",
     "EventSink": "isoplug.supervisor.host",
     "FileSource": "isoplug.supervisor.host",
     "FileSystem": "isoplug.supervisor.workspace",
@@ -121,9 +145,13 @@ _HOMES = {
     "HttpResponse": "isoplug.supervisor.egress",
     "Manifest": "isoplug.supervisor.plugins.manifest",
     "NamespaceProvider": "isoplug.supervisor.namespaces",
+    "NothingDone": "isoplug.supervisor.egress",
+    "Outcome": "isoplug.shared.record",
     "Permission": "isoplug.supervisor.permissions",
     "Plugin": "isoplug.supervisor.plugins.table",
     "PluginStatus": "isoplug.supervisor.observe.status",
+    "Poisoned": "isoplug.supervisor.calls",
+    "ReloadReport": "isoplug.supervisor.reload",
     "RuntimeContext": "isoplug.supervisor.host",
     "Secrets": "isoplug.supervisor.secrets",
     "Storage": "isoplug.supervisor.storage",

@@ -6,21 +6,32 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from isoplug.shared.errors import PluginError, SupervisorClosed
-from isoplug.supervisor.config import load_config
+from isoplug.shared.lockdown import Protection
+from isoplug.shared.record import CallRecord
+from isoplug.supervisor.calls import Cancellation, Poisoned
+from isoplug.supervisor.config import Calls, load_config
+from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.plugins.table import Plugin
+from isoplug.supervisor.reload import ReloadReport
+from isoplug.supervisor.seats import Seats
 from isoplug.supervisor.supervisor import OfferedFiles, Supervisor
 
 __all__ = ["AsyncSupervisor"]
 
 _T = TypeVar("_T")
+
+#: Loading, unloading and the like, at once.
+_CHANGES = 4
+_LOOKS = 2
 
 
 class AsyncSupervisor:
@@ -29,15 +40,15 @@ class AsyncSupervisor:
         async with AsyncSupervisor(plugins_dir="plugins", workspace="journal") as supervisor:
             await supervisor.command("diaryx.daily", "today")
 
-    Plugins are loaded by ``start`` (or by entering the context). At most ``calls.async_threads`` calls run at once,
-    further ones wait for a thread within their deadline. Cancelling a task ends its call: the worker is killed and
-    replaced.
+    Plugins are loaded by ``start`` (or by entering the context). At most ``calls.async_threads`` calls run at once, of
+    one plugin as many as it has workers, and one that waits for them; further ones wait within their deadline, at most
+    ``calls.queue`` a plugin. Cancelling a task ends its call: the worker is killed and replaced.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._make: Callable[[], Supervisor] = partial(Supervisor, *args, **kwargs)
         self._supervisor: Supervisor | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: _Threads | None = None
         self._changing = asyncio.Lock()  # tasks that start or close at the same time share one supervisor
 
     @classmethod
@@ -50,15 +61,17 @@ class AsyncSupervisor:
         async with self._changing:
             if self._supervisor is None:
                 self._supervisor = await self._made()
-                self._threads = ThreadPoolExecutor(self._supervisor.async_threads, "isoplug-async")
+                self._threads = _Threads(self._supervisor.config.calls)
 
-    async def close(self) -> None:
+    async def close(self, timeout: float | None = None) -> None:
         """Drain and end everything, as ``Supervisor.close``. Idempotent."""
+        if timeout == 0 and self._supervisor is not None:  # also while another task closes, which has the lock
+            await asyncio.to_thread(self._supervisor.close, 0)
         async with self._changing:
             if self._supervisor is not None:
-                await asyncio.to_thread(self._supervisor.close)
-            if self._threads is not None:
-                self._threads.shutdown(wait=False)
+                await asyncio.to_thread(self._supervisor.close, timeout)
+            if self._threads is not None:  # only now: ``status`` answers while this closes, too
+                self._threads.close()
                 self._threads = None
 
     async def __aenter__(self) -> Self:
@@ -78,20 +91,35 @@ class AsyncSupervisor:
     def load_errors(self) -> Mapping[str, PluginError]:
         return self._started().load_errors
 
+    @property
+    def protection(self) -> Protection | None:
+        """See ``Supervisor.protection``."""
+        return self._started().protection
+
     async def command(
         self,
         plugin_id: str,
         command: str,
         params: Any = None,
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         files: OfferedFiles | None = None,
+        retries: int = 0,
+        strict: bool = False,
+        record: CallRecord | None = None,
     ) -> Any:
         """See ``Supervisor.command``."""
-        supervisor = self._started()
-        chain, deadline = supervisor.new_chain(), supervisor.deadline(timeout)
-        call = partial(supervisor.command_in, chain, deadline, plugin_id, command, params, files)
-        return await self._run(call, on_cancel=chain.cancel)
+        work = partial(
+            self._started().command,
+            plugin_id,
+            command,
+            params,
+            files=files,
+            retries=retries,
+            strict=strict,
+            record=record,
+        )
+        return await self._call(plugin_id, timeout, work)
 
     async def call(
         self,
@@ -99,14 +127,24 @@ class AsyncSupervisor:
         export: str,
         data: bytes = b"",
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         files: OfferedFiles | None = None,
+        retries: int = 0,
+        strict: bool = False,
+        record: CallRecord | None = None,
     ) -> bytes:
         """See ``Supervisor.call``."""
-        supervisor = self._started()
-        chain, deadline = supervisor.new_chain(), supervisor.deadline(timeout)
-        call = partial(supervisor.call_in, chain, deadline, plugin_id, export, data, files)
-        return await self._run(call, on_cancel=chain.cancel)
+        work = partial(
+            self._started().call,
+            plugin_id,
+            export,
+            data,
+            files=files,
+            retries=retries,
+            strict=strict,
+            record=record,
+        )
+        return await self._call(plugin_id, timeout, work)
 
     async def emit(self, event_type: str, payload: Mapping[str, Any] | None = None) -> int:
         """See ``Supervisor.emit``."""
@@ -126,13 +164,17 @@ class AsyncSupervisor:
         """See ``Supervisor.unload``."""
         await self._run(partial(self._started().unload, plugin_id))
 
+    async def reload(self, *, force: bool = False) -> ReloadReport:
+        """See ``Supervisor.reload``."""
+        return await self._run(partial(self._started().reload, force=force))
+
     async def get_config(self, plugin_id: str) -> Any:
         """See ``Supervisor.get_config``."""
-        return await self._run(partial(self._started().get_config, plugin_id))
+        return await self._call(plugin_id, None, partial(self._started().get_config, plugin_id))
 
     async def set_config(self, plugin_id: str, config: dict[str, Any]) -> None:
         """See ``Supervisor.set_config``."""
-        await self._run(partial(self._started().set_config, plugin_id, config))
+        await self._call(plugin_id, None, partial(self._started().set_config, plugin_id, config))
 
     async def cancel(self, plugin_id: str, token: str) -> None:
         """See ``Supervisor.cancel``."""
@@ -144,7 +186,15 @@ class AsyncSupervisor:
 
     async def status(self) -> dict[str, PluginStatus]:
         """See ``Supervisor.status``."""
-        return await self._run(self._started().status)
+        return await self._look(self._started().status)
+
+    async def poisoned(self, plugin_id: str | None = None) -> list[Poisoned]:
+        """See ``Supervisor.poisoned``."""
+        return self._started().poisoned(plugin_id)
+
+    async def clear_poisoned(self, plugin_id: str, fingerprint: str | None = None) -> int:
+        """See ``Supervisor.clear_poisoned``."""
+        return self._started().clear_poisoned(plugin_id, fingerprint)
 
     async def _made(self) -> Supervisor:
         """A new supervisor. A thread cannot be cancelled, so one whose task was meanwhile is closed, not lost."""
@@ -174,12 +224,53 @@ class AsyncSupervisor:
             raise SupervisorClosed
         return self._supervisor
 
-    async def _run(self, work: Callable[[], _T], on_cancel: Callable[[], None] | None = None) -> _T:
+    async def _call(self, plugin_id: str, timeout: float | Deadline | None, work: Callable[..., _T]) -> _T:
+        """``work`` with a deadline and a cancellation, in a thread when it is the plugin's turn."""
+        supervisor, threads = self._started(), self._running()
+        deadline, cancellation = supervisor.deadline(timeout), Cancellation()
+        workers = supervisor.config.of_plugin(plugin_id).workers
+        await threads.seats.take(plugin_id, workers + 1, deadline)
+        loop = asyncio.get_running_loop()
+        try:
+            call = threads.calls.submit(work, timeout=deadline, cancellation=cancellation)
+        except RuntimeError:  # closed while it waited
+            threads.seats.give_back(plugin_id)
+            raise SupervisorClosed(plugin_id) from None
+
+        def leave(_: Future[_T]) -> None:
+            with suppress(RuntimeError):  # the loop has ended, and with it whoever waits for a seat
+                loop.call_soon_threadsafe(threads.seats.give_back, plugin_id)
+
+        call.add_done_callback(leave)  # and not when its task ends: a cancelled call needs its thread a little longer
+        try:
+            return await asyncio.wrap_future(call)
+        except asyncio.CancelledError:
+            cancellation.cancel()
+            raise
+
+    async def _run(self, work: Callable[[], _T]) -> _T:
+        """What may wait for plugins."""
+        return await asyncio.get_running_loop().run_in_executor(self._running().changes, work)
+
+    async def _look(self, work: Callable[[], _T]) -> _T:
+        """What never waits for one, and so is answered whatever they do."""
+        return await asyncio.get_running_loop().run_in_executor(self._running().looks, work)
+
+    def _running(self) -> _Threads:
         if self._threads is None:
             raise SupervisorClosed
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-        except asyncio.CancelledError:
-            if on_cancel is not None:
-                on_cancel()
-            raise
+        return self._threads
+
+
+class _Threads:
+    """Those of one supervisor. Calls have seats; whatever else is done has threads of its own."""
+
+    def __init__(self, settings: Calls) -> None:
+        self.seats = Seats(settings.async_threads, settings.queue)
+        self.calls = ThreadPoolExecutor(settings.async_threads, "isoplug-async")
+        self.changes = ThreadPoolExecutor(_CHANGES, "isoplug-change")
+        self.looks = ThreadPoolExecutor(_LOOKS, "isoplug-look")
+
+    def close(self) -> None:
+        for executor in (self.calls, self.changes, self.looks):
+            executor.shutdown(wait=False)

@@ -12,14 +12,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from isoplug.shared.errors import ServiceError, SetupError
-from isoplug.shared.limits import WorkerLimits
 from isoplug.supervisor.calls import CallRunner
-from isoplug.supervisor.config import Config, describe_problems
+from isoplug.supervisor.config import Config
 from isoplug.supervisor.egress import AddressPolicy, AiohttpClient, HttpClient, Lookups, NetLoop
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.host import (
@@ -35,12 +31,13 @@ from isoplug.supervisor.host import (
     WorkspaceContext,
 )
 from isoplug.supervisor.host.namespaces import diaryx_server
+from isoplug.supervisor.integrity import configured_policy
 from isoplug.supervisor.loader import Loader
 from isoplug.supervisor.namespaces import EmbeddedNamespaces, HttpNamespaces, NamespaceProvider
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
 from isoplug.supervisor.plugins.table import PluginTable
-from isoplug.supervisor.pool import Launcher, LeaseBook
+from isoplug.supervisor.pool import Keeper, Launcher, LeaseBook
 from isoplug.supervisor.pool.runtime_dir import RuntimeDir
 from isoplug.supervisor.secrets import (
     Discreet,
@@ -51,6 +48,7 @@ from isoplug.supervisor.secrets import (
     KeySource,
     Secrets,
 )
+from isoplug.supervisor.starting import Starter
 from isoplug.supervisor.state import check_out_of_reach, state_dir_for
 from isoplug.supervisor.storage import SqliteStorage, Storage
 from isoplug.supervisor.wasi import WasiLimits, WasiRunner
@@ -64,7 +62,14 @@ from isoplug.supervisor.workspace import (
     find_root_index,
 )
 
-__all__ = ["OwnServices", "build_services", "configured", "engine", "existing_folder", "runtime_folder"]
+__all__ = [
+    "OwnServices",
+    "build_services",
+    "engine",
+    "existing_folder",
+    "module_folder",
+    "runtime_folder",
+]
 
 _log = get_logger(__name__)
 
@@ -131,22 +136,6 @@ def _is_foreign(service: object) -> bool:
     return service is not None and not type(service).__module__.startswith("isoplug.supervisor.")
 
 
-def configured(config: Config, *, call_timeout: float | None = None, **arguments: Any) -> Config:
-    """``config`` with the arguments that were given. Raises SetupError that names what is wrong."""
-    # Text stays text for the model to parse: Path("") would be the current folder, which nobody meant.
-    changes = {
-        name: Path(value) if isinstance(value, os.PathLike) else value
-        for name, value in arguments.items()
-        if value is not None
-    }
-    if call_timeout is not None:
-        changes["calls"] = {**dict(config.calls), "timeout": call_timeout}
-    try:
-        return config.override(**changes)
-    except ValidationError as error:
-        raise SetupError("; ".join(describe_problems(error))) from error
-
-
 def existing_folder(folder: Path | None, argument: str) -> Path | None:
     """The folder without symbolic links. Raises SetupError that names ``argument``."""
     if folder is None:
@@ -165,6 +154,14 @@ def runtime_folder(cleanup: ExitStack) -> Path:
     runtime_dir = RuntimeDir.make(_runtime_bases())
     cleanup.callback(runtime_dir.close)
     return runtime_dir.path
+
+
+def module_folder(config: Config, workspace: Path | None, plugins: Path | None) -> Path:
+    """Where loaded modules are kept: on a disk, if there is one, not in memory, where the runtime folder may be."""
+    if workspace is not None or plugins is not None or config.state_dir is not None:
+        with suppress(SetupError):  # all services that would need it are the host's own
+            return state_dir_for(workspace, plugins, config.state_dir)
+    return Path(tempfile.gettempdir())
 
 
 def build_services(
@@ -337,30 +334,27 @@ class _Embedded:
             answer_bytes=self._config.limits.frame,
             runs=own.runs,
         )
-        runner = WasiRunner(runtime, limits)
+        runner = WasiRunner(runtime, limits, self._config.lockdown)
         self._cleanup.callback(runner.close)
         return runner
 
 
 def engine(
-    config: Config, runtime: Path, services: Services, table: PluginTable, cleanup: ExitStack
+    config: Config, runtime: Path, modules: Path, services: Services, table: PluginTable, cleanup: ExitStack
 ) -> tuple[CallRunner, Loader]:
-    """What runs calls and what starts workers, over one runtime folder and one zygote."""
-    limits = WorkerLimits(
-        wasm_memory_bytes=config.limits.wasm_memory,
-        process_memory_bytes=config.limits.process_memory,
-        open_files=config.limits.open_files,
-        frame_bytes=config.limits.frame,
-    )
+    """What runs calls and what starts workers, over one runtime folder and one zygote; copies of modules are kept in
+    the folder ``modules``."""
     notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
     functions = [name for name in HOST_FUNCTIONS if name not in notices]
-    launcher = Launcher(runtime, limits, functions, notices)
+    launcher = Launcher(runtime, config.lockdown, functions, notices)
     cleanup.callback(launcher.close)
-    book = LeaseBook()
+    book, keeper = LeaseBook(), Keeper()
+    cleanup.callback(keeper.close)
     runner = CallRunner(
         table, services, book, call_timeout_seconds=config.calls.timeout, max_depth=config.calls.max_depth
     )
-    return runner, Loader(launcher, runner, table, services, book, config)
+    starter = Starter(launcher, runner, services, config, configured_policy(config), modules)
+    return runner, Loader(starter, runner, table, services, book, keeper, config)
 
 
 def _runtime_bases() -> list[str]:

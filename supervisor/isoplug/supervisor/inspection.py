@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from isoplug.shared.errors import PluginError
-from isoplug.supervisor.assembly import OwnServices, build_services, configured, engine, runtime_folder
-from isoplug.supervisor.config import Config
+from isoplug.supervisor.assembly import OwnServices, build_services, engine, module_folder, runtime_folder
+from isoplug.supervisor.config import Config, configured
 from isoplug.supervisor.host import NoHttp
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.observe.logs import get_logger
@@ -22,19 +22,22 @@ __all__ = ["inspect"]
 _log = get_logger(__name__)
 
 
-def inspect(wasm_path: str | os.PathLike[str], *, app_version: str | None = None) -> Manifest:
+def inspect(
+    wasm_path: str | os.PathLike[str], *, app_version: str | None = None, config: Config | None = None
+) -> Manifest:
     """The manifest of a module, without a workspace and with every permission denied.
 
-    An incompatible version is logged as a warning, it does not fail. Raises LoadError, SetupError and the errors of a
-    call.
+    An incompatible version is logged as a warning, it does not fail. ``config``: its limits, pins and trusted keys
+    count, its folders do not. Raises LoadError, SetupError and the errors of a call.
     """
     check_platform()
-    config = configured(Config(), app_version=app_version)
+    config = configured(config or Config(), app_version=app_version)
+    config = config.override(plugins_dir=None, workspace=None, state_dir=None, root_index=None)
     own = OwnServices(permissions=DenyAll(), http=NoHttp(), websockets=NoSockets())
     with ExitStack() as cleanup:
         runtime = runtime_folder(cleanup)
         services = build_services(config, own, None, None, runtime, cleanup)
-        _, loader = engine(config, runtime, services, PluginTable(), cleanup)
+        _, loader = engine(config, runtime, module_folder(config, None, None), services, PluginTable(), cleanup)
         manifest = loader.inspect(Path(wasm_path))
     try:
         check_compatible(manifest, config.app_version)

@@ -17,33 +17,37 @@ from isoplug.shared.errors import (
     ConfigError,
     InvalidArgument,
     PluginError,
+    PluginQuarantined,
+    SetupError,
     SupervisorClosed,
 )
+from isoplug.shared.lockdown import Protection
+from isoplug.shared.record import CallRecord
 from isoplug.supervisor.assembly import (
     OwnServices,
     build_services,
-    configured,
     engine,
     existing_folder,
+    module_folder,
     runtime_folder,
 )
-from isoplug.supervisor.calls import Frame
+from isoplug.supervisor.calls import CallOptions, Cancellation, Frame, Poisoned
 from isoplug.supervisor.calls.commands import parse_json
-from isoplug.supervisor.config import Config, load_config
+from isoplug.supervisor.config import Config, configured, load_config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.egress import HttpClient
-from isoplug.supervisor.events import Mailbox, encode_event
+from isoplug.supervisor.events import Mailbox, Paused, encode_event
 from isoplug.supervisor.files import read_bounded, reason
 from isoplug.supervisor.host import EventSink, FileSource, RuntimeContext
-from isoplug.supervisor.loader import PluginFiles
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.namespaces import NamespaceProvider
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.permissions import Checker
+from isoplug.supervisor.plugins.folder import PluginFiles
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
-from isoplug.supervisor.pool import Chain, Worker
+from isoplug.supervisor.reload import Handlers, Reloader, ReloadReport
 from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
 from isoplug.supervisor.websockets import WebSockets
@@ -90,7 +94,9 @@ class Supervisor:
         SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.
 
     Plugins that fail to load do not raise; see ``load_errors``. All methods may be called from any thread; a call runs
-    in its caller's thread and raises the errors of SPEC section 11. Use it as a context manager, or call ``close``.
+    in its caller's thread and raises the errors of SPEC section 11. Not from a signal handler, which may have
+    interrupted a thread that holds a lock: raise SystemExit there, as Ctrl-C raises KeyboardInterrupt, and close
+    outside. Use it as a context manager, or call ``close``.
     """
 
     def __init__(
@@ -124,8 +130,9 @@ class Supervisor:
             app_version=app_version,
             call_timeout=call_timeout,
         )
-        self._closing = threading.RLock()  # held while closing; a signal handler may close in the midst of it
+        self._closing = threading.RLock()  # held while closing; reentrant, for signal handlers that close all the same
         self._is_closed = False
+        self._closing_seconds = self._config.calls.shutdown_timeout
         self._mailboxes: dict[str, Mailbox[bytes]] = {}
         own = OwnServices(
             filesystem=filesystem,
@@ -145,12 +152,18 @@ class Supervisor:
             runtime = runtime_folder(cleanup)
             self._services = build_services(self._config, own, folder, plugins, runtime, cleanup)
             self._table = PluginTable()
-            self._runner, self._loader = engine(self._config, runtime, self._services, self._table, cleanup)
+            modules = module_folder(self._config, folder, plugins)
+            self._runner, self._loader = engine(self._config, runtime, modules, self._services, self._table, cleanup)
             _alive.add(self)
             cleanup.callback(self._end_plugins)
-            self._load_errors = {} if plugins is None else self._loader.load_all(plugins)
-            for plugin in self._table.snapshot().values():
-                self._add_mailbox(plugin)
+            handlers = Handlers(self._add_mailbox, self._resume_mailbox, self._unload, self._apply_sidecar)
+            self._reloader = None if plugins is None else Reloader(self._loader, self._table, plugins, handlers)
+            if self._reloader is not None:
+                self._reloader.reload(force=False)
+                for plugin_id in self._idle_sections():
+                    _log.warning(
+                        "config.plugin_not_loaded", plugin=plugin_id, advice="its section counts for nobody yet"
+                    )
             self._cleanup = cleanup.pop_all()
 
     @classmethod
@@ -167,9 +180,20 @@ class Supervisor:
         return MappingProxyType(dict(self._table.snapshot()))
 
     @property
+    def config(self) -> Config:
+        """What it was made with, the constructor's arguments included."""
+        return self._config
+
+    @property
     def load_errors(self) -> Mapping[str, PluginError]:
         """What could not be loaded, by folder name."""
-        return MappingProxyType(self._load_errors)
+        return MappingProxyType({} if self._reloader is None else self._reloader.load_errors)
+
+    @property
+    def protection(self) -> Protection | None:
+        """The layers of the lock-down that the newest process for a plugin has, and why each of the others is missing
+        on this machine. None before the first was started; `isoplug doctor` says what to do about a gap."""
+        return self._loader.protection
 
     def load_plugin(
         self, wasm_path: str | os.PathLike[str], config_path: str | os.PathLike[str] | None = None
@@ -187,12 +211,30 @@ class Supervisor:
     def unload(self, plugin_id: str) -> None:
         """Let the plugin's call in progress finish (at most ``calls.shutdown_timeout``), send ``shutdown``, end its
         worker. Raises PluginNotFound."""
-        plugin = self._plugin(plugin_id)
-        with self._loader.unloading(plugin):
-            mailbox = self._mailboxes.pop(plugin_id, None)
-            if mailbox is not None:  # there is none yet while the plugin is being loaded
-                mailbox.close()
-            self._part_with(plugin)
+        self._unload(self._plugin(plugin_id))
+
+    def reload(self, *, force: bool = False) -> ReloadReport:
+        """Make what is loaded agree with the plugins folder, as it is now.
+
+        New folders are loaded, removed ones unloaded, changed modules take over from their older version, and
+        configurations that a person has changed are told to their plugins. What cannot be loaded is in the report and
+        disturbs nobody: a plugin whose new version does not start, or crashes on its first calls, goes on with the old
+        one. ``force`` tries again what was refused before and has not changed. Plugins from elsewhere
+        (``load_plugin``) are left alone. Reloads at the same time are one after the other.
+
+        Raises:
+            SetupError: there is no plugins folder, or it cannot be read, or it was taken away; nothing was changed.
+            SupervisorClosed: before or meanwhile.
+        """
+        with self._runner.open_frame(self._runner.deadline(None)):  # closing waits for it, and refuses it afterwards
+            if self._reloader is None:
+                raise SetupError("there is no plugins folder to reload; make the Supervisor with plugins_dir=")
+            report = self._reloader.reload(force=force)
+            if self._is_closed:  # see ``load_plugin``
+                for plugin in self._table.snapshot().values():
+                    self._part_with(plugin)
+                raise SupervisorClosed
+            return report
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -202,23 +244,37 @@ class Supervisor:
         command: str,
         params: Any = None,
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         files: OfferedFiles | None = None,
+        retries: int = 0,
+        strict: bool = False,
+        record: CallRecord | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Any:
         """Run a declared command; its JSON ``data``.
 
         Args:
             params: anything JSON.
-            timeout: seconds for this call and everything it causes.
+            timeout: seconds for this call and everything it causes, retries too; or the instant when it has to be over.
             files: what the plugin may fetch with ``host_request_file`` during this call.
+            retries: how often the call is made again, at most, after an error that is ``retryable``: nothing had been
+                changed, and the cause may be gone.
+            strict: the first refusal by a rule, also in plugins that this one calls, is raised as PermissionDenied,
+                whatever the guest makes of it. The call runs to its end all the same.
+            record: a new CallRecord, to see afterwards what the call did. Errors have one anyway.
+            cancellation: ends the call from another thread.
 
         Raises:
-            PluginNotFound, CommandNotFound, InvalidArgument: nothing was sent.
+            PluginNotFound, CommandNotFound, InvalidArgument, PoisonedInput: nothing was sent.
             CommandError, PermissionDenied, ConfigError: the guest's own answer.
-            GuestTrap, CallTimeout, WorkerCrashed, ResourceLimitExceeded: the call is lost, the worker replaced.
-            PluginQuarantined, SupervisorClosed: not now.
+            GuestTrap, CallTimeout, WorkerCrashed, CallCancelled, ResourceLimitExceeded: the call is lost, the worker
+                replaced. ``error.outcome`` and ``error.record`` say what had been done.
+            PluginBusy, PluginQuarantined, SupervisorClosed: not now.
         """
-        return self.command_in(None, self._runner.deadline(timeout), plugin_id, command, params, files)
+        options = self._options(timeout, files, retries, strict, record, cancellation)
+        return self._runner.run(
+            options, lambda frame: self._runner.command(self._plugin(plugin_id), command, params, frame)
+        )
 
     def call(
         self,
@@ -226,62 +282,48 @@ class Supervisor:
         export: str,
         data: bytes = b"",
         *,
-        timeout: float | None = None,
+        timeout: float | Deadline | None = None,
         files: OfferedFiles | None = None,
+        retries: int = 0,
+        strict: bool = False,
+        record: CallRecord | None = None,
+        cancellation: Cancellation | None = None,
     ) -> bytes:
-        """Call any export with bytes; bytes come back. Raises as ``command``; a missing export is CommandNotFound."""
-        return self.call_in(None, self._runner.deadline(timeout), plugin_id, export, data, files)
-
-    def command_in(
-        self,
-        chain: Chain | None,
-        deadline: Deadline,
-        plugin_id: str,
-        command: str,
-        params: Any,
-        files: OfferedFiles | None,
-    ) -> Any:
-        """``command`` for ``aio``, which makes the chain and the deadline before a thread is free."""
-        plugin = self._plugin(plugin_id)
-        with self._runner.open_frame(deadline, self._read_offers(files), chain) as frame:
-            return self._runner.command(plugin, command, params, frame)
-
-    def call_in(
-        self,
-        chain: Chain | None,
-        deadline: Deadline,
-        plugin_id: str,
-        export: str,
-        data: bytes,
-        files: OfferedFiles | None,
-    ) -> bytes:
-        """``call`` for ``aio``."""
-        plugin = self._plugin(plugin_id)
+        """Call any export with bytes; bytes come back. Options and errors as with ``command``; a missing export is
+        CommandNotFound."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidArgument(f"data must be bytes, not {type(data).__name__}; encode text first")
         # Not printable: NUL, at which Extism ends a name, and lone surrogates, which have no bytes.
         if not isinstance(export, str) or not 0 < len(export) <= _EXPORT_CHARACTERS or not export.isprintable():
             raise InvalidArgument("export must be the name of a function that the guest exports")
-        with self._runner.open_frame(deadline, self._read_offers(files), chain) as frame:
-            return self._runner.call(plugin, export, bytes(data), frame)
+        options, payload = self._options(timeout, files, retries, strict, record, cancellation), bytes(data)
+        return self._runner.run(
+            options, lambda frame: self._runner.call(self._plugin(plugin_id), export, payload, frame)
+        )
 
     def cancel(self, plugin_id: str, token: str) -> None:
         """``host_is_cancelled`` answers true for this token from now on. Raises PluginNotFound."""
         self._plugin(plugin_id)
         self._table.cancel_token(plugin_id, token)
 
-    @property
-    def async_threads(self) -> int:
-        """For ``aio``: how many calls may run at once."""
-        return self._config.calls.async_threads
-
-    def new_chain(self) -> Chain:
-        """For ``aio``: a handle to cancel a call by, from another thread."""
-        return self._runner.new_chain()
-
-    def deadline(self, timeout: float | None) -> Deadline:
-        """For ``aio``: the deadline of a call that begins now."""
+    def deadline(self, timeout: float | Deadline | None = None) -> Deadline:
+        """The instant by which a call that began now would have to be over; calls take it as ``timeout``."""
         return self._runner.deadline(timeout)
+
+    # --- inputs that are set aside --------------------------------------------------------------------------------
+
+    def poisoned(self, plugin_id: str | None = None) -> list[Poisoned]:
+        """The inputs that have killed a worker twice and are set aside, of one plugin or of all. Raises
+        PluginNotFound."""
+        if plugin_id is not None:
+            self._plugin(plugin_id)
+        return self._runner.poisons.listed(plugin_id)
+
+    def clear_poisoned(self, plugin_id: str, fingerprint: str | None = None) -> int:
+        """Take an input up again, or all of the plugin's; how many had been set aside. ``reset`` leaves them alone: it
+        is about the plugin, this about what it was asked. Raises PluginNotFound."""
+        self._plugin(plugin_id)
+        return self._runner.poisons.clear(plugin_id, fingerprint)
 
     # --- events ---------------------------------------------------------------------------------------------------
 
@@ -311,29 +353,40 @@ class Supervisor:
 
     # --- configuration --------------------------------------------------------------------------------------------
 
-    def get_config(self, plugin_id: str) -> Any:
+    def get_config(
+        self, plugin_id: str, *, timeout: float | Deadline | None = None, cancellation: Cancellation | None = None
+    ) -> Any:
         """The guest's own answer when it exports ``get_config``, else its sidecar; ``{}`` when there is neither."""
-        plugin = self._plugin(plugin_id)
-        with self._runner.open_frame(self._runner.deadline(None)) as frame:
+
+        def ask(frame: Frame) -> Any:
+            plugin = self._plugin(plugin_id)
             try:
                 return parse_json(plugin_id, self._runner.call(plugin, "get_config", b"", frame))
             except CommandNotFound:
                 return read_config(plugin.config_path, plugin_id) or {}
 
-    def set_config(self, plugin_id: str, config: dict[str, Any]) -> None:
+        return self._runner.run(CallOptions(self._runner.deadline(timeout), cancellation=cancellation), ask)
+
+    def set_config(
+        self,
+        plugin_id: str,
+        config: dict[str, Any],
+        *,
+        timeout: float | Deadline | None = None,
+        cancellation: Cancellation | None = None,
+    ) -> None:
         """Write the sidecar, then tell the guest. Raises ConfigError when it cannot be written or the guest refuses it
         (it is written all the same, as it is what the person asked for)."""
-        plugin = self._plugin(plugin_id)
         if not isinstance(config, dict):
             raise InvalidArgument(f"config must be a dict, not {type(config).__name__}")
-        with self._runner.open_frame(self._runner.deadline(None)) as frame, plugin.config_lock:
-            write_config(plugin.config_path, config, plugin_id)
-            try:
-                self._loader.apply_config(
-                    plugin_id, plugin.config_path, lambda data: self._tell_config(plugin, data, frame), config
-                )
-            except CommandError as error:
-                raise ConfigError(plugin_id, str(error)) from error
+
+        def tell(frame: Frame) -> None:
+            plugin = self._plugin(plugin_id)
+            with plugin.changing_config(frame.deadline):
+                write_config(plugin.config_path, config, plugin_id)
+                self._tell_config(plugin, config, frame)
+
+        self._runner.run(CallOptions(self._runner.deadline(timeout), cancellation=cancellation), tell)
 
     # --- operations -----------------------------------------------------------------------------------------------
 
@@ -342,23 +395,37 @@ class Supervisor:
         return {plugin_id: plugin.status for plugin_id, plugin in self._table.snapshot().items()}
 
     def reset(self, plugin_id: str) -> None:
-        """Forget the plugin's failures; a quarantined or waiting one is started at once. Raises PluginNotFound."""
-        self._plugin(plugin_id).pool.reset()
+        """Forget the plugin's failures; a quarantined or waiting one is started at once, and gets the events that have
+        waited for it. Raises PluginNotFound."""
+        plugin = self._plugin(plugin_id)
+        plugin.pool.reset()
+        self._resume_mailbox(plugin)
 
-    def close(self) -> None:
-        """Drain: refuse new calls, let those in progress finish (at most ``calls.shutdown_timeout``), send guests
-        ``shutdown``, end all processes. Idempotent; when it returns, in whatever thread, everything has ended."""
+    def close(self, timeout: float | None = None) -> None:
+        """Drain: refuse new calls, let those in progress finish, send guests ``shutdown``, end all processes.
+        Idempotent; when it returns, in whatever thread, everything has ended.
+
+        Args:
+            timeout: seconds for the calls in progress, and as many for the guests' ``shutdown``; by default
+                ``calls.shutdown_timeout``. 0: at once. Calls in progress are ended, guests hear nothing, and a drain
+                that another thread has begun is cut short.
+
+        Raises InvalidArgument for a timeout that is none.
+        """
+        if timeout == 0:
+            self._runner.gate.stop()
         with self._closing:
             if self._is_closed:
                 return
-            self._is_closed = True
-            deadline = Deadline.after(self._config.calls.shutdown_timeout)
+            seconds = self._config.calls.shutdown_timeout if timeout is None else timeout
+            deadline = Deadline.within(seconds)
+            self._is_closed, self._closing_seconds = True, seconds
             try:
                 for mailbox in tuple(self._mailboxes.values()):
                     mailbox.flush(deadline)
                     mailbox.close()
                 self._hush_sockets()
-                self._runner.drain(deadline)
+                self._runner.gate.drain(deadline)
             finally:  # a second Ctrl-C ends the waiting, not the cleaning up
                 self._cleanup.close()
 
@@ -391,54 +458,95 @@ class Supervisor:
 
     def _add_mailbox(self, plugin: Plugin) -> None:
         def deliver(event: bytes) -> None:
-            with self._runner.open_frame(self._runner.deadline(None)) as frame:
-                try:
+            try:
+                with self._runner.open_frame(self._runner.deadline(None)) as frame:
                     self._runner.call(plugin, "on_event", event, frame)
-                except CommandNotFound:
-                    return  # it declares the capability and exports no handler
+            except CommandNotFound:
+                return  # it declares the capability and exports no handler
+            except PluginQuarantined as error:
+                raise Paused from error  # until ``reset``
 
         self._mailboxes[plugin.id] = Mailbox(plugin.id, deliver, self._config.limits.event_queue)
 
-    def _tell_config(self, plugin: Plugin, data: bytes, frame: Frame) -> bytes:
+    def _resume_mailbox(self, plugin: Plugin) -> None:
+        mailbox = self._mailboxes.get(plugin.id)
+        if mailbox is not None:
+            mailbox.resume()
+
+    def _apply_sidecar(self, plugin: Plugin) -> bool:
+        """Tell the plugin its configuration when a person has changed the file; False when nobody has."""
+        with self._runner.open_frame(self._runner.deadline(None)) as frame, plugin.changing_config(frame.deadline):
+            config = read_config(plugin.config_path, plugin.id) or {}
+            if config == (plugin.told or {}):
+                return False
+            self._tell_config(plugin, config, frame)
+            return True
+
+    def _tell_config(self, plugin: Plugin, config: dict[str, Any], frame: Frame) -> None:
+        """Within ``changing_config``. Raises ConfigError when the guest refuses it."""
+
+        def send(data: bytes) -> bytes:
+            try:
+                return self._runner.call(plugin, "set_config", data, frame)
+            except CommandNotFound:
+                return b""
+
+        plugin.told = config  # whatever comes of it: a worker that it costs gets the file's, as any that starts
         try:
-            return self._runner.call(plugin, "set_config", data, frame)
-        except CommandNotFound:
-            return b""
+            plugin.told = self._loader.starter.apply_config(plugin.id, plugin.config_path, send, config, frame)
+        except CommandError as error:
+            raise ConfigError(plugin.id, str(error)) from error
+
+    def _options(
+        self,
+        timeout: float | Deadline | None,
+        files: OfferedFiles | None,
+        retries: int,
+        strict: bool,
+        record: CallRecord | None,
+        cancellation: Cancellation | None,
+    ) -> CallOptions:
+        deadline = self._runner.deadline(timeout)
+        return CallOptions(deadline, self._read_offers(files), retries, strict, record, cancellation)
 
     def _read_offers(self, files: OfferedFiles | None) -> dict[str, bytes]:
         return {key: _offer(key, value, self._config.limits.frame) for key, value in (files or {}).items()}
+
+    def _idle_sections(self) -> set[str]:
+        """The plugins' sections in the configuration that count for nobody yet: by a folder's name only pins do."""
+        plugins = self._table.snapshot()
+        refused = {error.plugin_id for error in self.load_errors.values()}  # why is said there
+        folders = {plugin.files.name for plugin in plugins.values()} | self.load_errors.keys()
+        pins = {key for key, own in self._config.plugins.items() if own.model_fields_set == {"sha256"}}
+        return self._config.plugins.keys() - plugins.keys() - ((folders | refused) & pins)
 
     def _hush_sockets(self) -> None:
         for plugin_id in self._table.snapshot():
             self._services.websockets.hush(plugin_id)
 
+    def _unload(self, plugin: Plugin) -> None:
+        with self._loader.unloading(plugin):
+            mailbox = self._mailboxes.pop(plugin.id, None)
+            if mailbox is not None:  # there is none yet while the plugin is being loaded
+                mailbox.close()
+            self._part_with(plugin)
+        self._runner.poisons.clear(plugin.id)
+
     def _part_with(self, plugin: Plugin) -> None:
         self._services.websockets.hush(plugin.id)
         try:
-            self._end_plugin(plugin, Deadline.after(self._config.calls.shutdown_timeout))
+            self._loader.end(plugin, Deadline.after(self._config.calls.shutdown_timeout))
         finally:
             self._services.websockets.dismiss(plugin.id)
 
     def _end_plugins(self) -> None:
-        deadline = Deadline.after(self._config.calls.shutdown_timeout)
+        deadline = Deadline.within(self._closing_seconds)
         self._hush_sockets()
         try:
             for plugin in self._table.snapshot().values():
-                self._end_plugin(plugin, deadline)
+                self._loader.end(plugin, deadline)
         finally:
             self._services.websockets.close()
-
-    def _end_plugin(self, plugin: Plugin, deadline: Deadline) -> None:
-        def farewell(worker: Worker) -> None:
-            frame = Frame(self._runner.new_chain(), Deadline.after(max(0.1, deadline.remaining_seconds())))
-            try:
-                self._runner.call_starting(worker, plugin.id, "shutdown", b"{}", frame)
-            except CommandNotFound:
-                pass
-            except PluginError as error:
-                _log.warning("plugin.shutdown_failed", plugin=plugin.id, reason=str(error))
-
-        plugin.pool.close(deadline, farewell)
 
 
 def _offer(key: str, value: bytes | str | os.PathLike[str], bound_bytes: int) -> bytes:

@@ -9,6 +9,7 @@ from isoplug.shared.errors import (
     PermissionDenied,
     PluginError,
     PluginQuarantined,
+    PoisonedInput,
     SetupError,
     WorkerCrashed,
 )
@@ -26,6 +27,7 @@ _CODES: tuple[tuple[type[PluginError], int], ...] = (
     (CallTimeout, TIMED_OUT),
     (WorkerCrashed, 5),
     (PluginQuarantined, 5),
+    (PoisonedInput, 5),
     (LoadError, LOAD_FAILED),
 )
 

@@ -1,21 +1,34 @@
-"""``isoplug inspect | list | call | event | demo``."""
+"""``isoplug inspect | list | call | event | demo``; ``service`` has the commands of and for a running service,
+``signing`` those about signatures, ``doctor`` the one about this machine."""
 
 from __future__ import annotations
 
 import errno
 import functools
-import json
 import os
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from isoplug.supervisor.cli import service, signing
+from isoplug.supervisor.cli.doctor import doctor
+from isoplug.supervisor.cli.options import (
+    Choice,
+    choosing,
+    config_option,
+    fail,
+    json_option,
+    keys_and_paths,
+    parsed,
+    parsed_object,
+    print_json,
+    reporting,
+)
+
 if TYPE_CHECKING:  # what is imported here costs every ``--help`` its time, so commands import what they need
-    from isoplug.shared.errors import PluginError
     from isoplug.supervisor.supervisor import Supervisor
 
 __all__ = ["main"]
@@ -46,99 +59,31 @@ def cli() -> None:
     \b
     Examples:
       isoplug demo
+      isoplug doctor
       isoplug inspect plugins/words/plugin.wasm
+      isoplug verify plugins/words/plugin.wasm --key author.pub
       isoplug list --plugins plugins --workspace journal
       isoplug call diaryx.words count --plugins plugins --workspace journal
       isoplug call diaryx.daily today --params '{"text": "Rain."}' --config isoplug.toml
       isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
+      isoplug run --config isoplug.toml
+      isoplug status --watch --config isoplug.toml
     """
 
 
-def _reporting(command: Callable[..., None], quiet: str = "WARNING") -> Callable[..., None]:
-    """Typed errors become one line on stderr and their exit code; logs go there too, from the level ``quiet`` on."""
-
-    @functools.wraps(command)
-    def run(*args: Any, verbose: int, **kwargs: Any) -> None:
-        from isoplug.shared.errors import PluginError
-        from isoplug.supervisor.cli.exits import exit_code
-        from isoplug.supervisor.observe.logs import to_stderr
-
-        to_stderr((quiet, "INFO", "DEBUG")[min(verbose, 2)])
-        try:
-            command(*args, **kwargs)
-        except PluginError as error:
-            _fail(error, exit_code(error))
-
-    return click.option("-v", "--verbose", count=True, help="Log more to stderr; twice for debug.")(run)
-
-
-def _supervising(command: Callable[..., None]) -> Callable[..., None]:
-    """The options of every command that loads plugins; the command gets the supervisor."""
-
-    @functools.wraps(command)
-    def run(
-        *args: Any,
-        plugins: str | None,
-        workspace: str | None,
-        state: str | None,
-        root_index: str | None,
-        config: Path | None,
-        **kwargs: Any,
-    ) -> None:
-        from isoplug.supervisor.config import Config, load_config
-        from isoplug.supervisor.supervisor import Supervisor
-
-        settings = load_config(config) if config is not None else Config()
-        if plugins is None and settings.plugins_dir is None:
-            raise click.UsageError("no plugins: give --plugins DIR, or a --config FILE with plugins_dir")
-        with Supervisor(plugins, workspace, state_dir=state, root_index=root_index, config=settings) as supervisor:
-            command(supervisor, *args, **kwargs)
-
-    options = (
-        click.option("--plugins", type=click.Path(), metavar="DIR", help="Folder with a folder per plugin."),
-        click.option("--workspace", type=click.Path(), metavar="DIR", help="Folder that plugins see."),
-        click.option("--state", type=click.Path(), metavar="DIR", help="Folder for storage, secrets, namespaces."),
-        click.option("--root-index", metavar="FILE", help="The file, in the workspace, that grants permissions."),
-        click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="Configuration (TOML)."),
-    )
-    for option in reversed(options):
-        run = option(run)
-    return run
-
-
-def _parsed(_context: click.Context, option: click.Parameter, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise click.UsageError(f"{option.opts[0]} is not JSON: {error}") from error
-
-
-def _parsed_object(context: click.Context, option: click.Parameter, text: str) -> dict[str, Any]:
-    value = _parsed(context, option, text)
-    if not isinstance(value, dict):
-        raise click.UsageError(f'{option.opts[0]} must be a JSON object, such as \'{{"path": "a.md"}}\'')
-    return value
-
-
-def _keys_and_paths(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
-    files = {}
-    for text in texts:
-        key, separator, path = text.partition("=")
-        if not separator or not key or not path:
-            raise click.UsageError(f"--file takes key=path, not {text!r}")
-        files[key] = Path(path)
-    return files
-
-
-_as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for programs.")
+for command in (*service.COMMANDS, *signing.COMMANDS, doctor):
+    cli.add_command(command)
 
 
 @cli.command()
 @click.argument("wasm", type=click.Path(path_type=Path))
-@_as_json
-@_reporting
-def inspect(wasm: Path, as_json: bool) -> None:
+@config_option
+@json_option
+@reporting
+def inspect(wasm: Path, config: Path | None, as_json: bool) -> None:
     """Show the manifest of a plugin.wasm. It gets no permissions and no workspace.
+
+    With --config, its limits, pins and trusted keys count.
 
     \b
     Example: isoplug inspect plugins/words/plugin.wasm --json
@@ -146,25 +91,27 @@ def inspect(wasm: Path, as_json: bool) -> None:
     from isoplug.shared.errors import PluginError, SetupError
     from isoplug.supervisor.cli import show
     from isoplug.supervisor.cli.exits import LOAD_FAILED
+    from isoplug.supervisor.config import load_config
     from isoplug.supervisor.inspection import inspect as inspect_module
 
+    settings = None if config is None else load_config(config)
     try:
-        manifest = inspect_module(wasm)
+        manifest = inspect_module(wasm, config=settings)
     except SetupError:
         raise
     except PluginError as error:  # a trap or timeout while it loads is a load failure like any other
-        _fail(error, LOAD_FAILED)
+        fail(error, LOAD_FAILED)
     if as_json:
-        _print_json(manifest.to_json_object())
+        print_json(manifest.to_json_object())
     else:
         show.manifest(manifest)
 
 
 @cli.command("list")
-@_as_json
-@_reporting
-@_supervising
-def list_plugins(supervisor: Supervisor, as_json: bool) -> None:
+@json_option
+@reporting
+@choosing
+def list_plugins(choice: Choice, as_json: bool) -> None:
     """Load all plugins and show how they are. Exit code 6 when one could not be loaded.
 
     \b
@@ -173,39 +120,46 @@ def list_plugins(supervisor: Supervisor, as_json: bool) -> None:
     from isoplug.supervisor.cli import show
     from isoplug.supervisor.cli.exits import LOAD_FAILED
 
-    statuses = list(supervisor.status().values())
-    if as_json:
-        errors = {name: {"code": error.code, "message": str(error)} for name, error in supervisor.load_errors.items()}
-        _print_json({"plugins": [status.to_json() for status in statuses], "load_errors": errors})
-    else:
-        show.status_table(statuses)
-    if supervisor.load_errors:
+    with choice.supervisor() as supervisor:
+        statuses, load_errors = list(supervisor.status().values()), supervisor.load_errors
+        if as_json:
+            errors = {name: {"code": error.code, "message": str(error)} for name, error in load_errors.items()}
+            print_json({"plugins": [status.to_json() for status in statuses], "load_errors": errors})
+        else:
+            show.status_table(statuses)
+    if load_errors:
         sys.exit(LOAD_FAILED)
 
 
 @cli.command()
 @click.argument("plugin")
 @click.argument("command")
-@click.option("--params", default="null", callback=_parsed, metavar="JSON", help="Parameters of the command.")
+@click.option("--params", default="null", callback=parsed, metavar="JSON", help="Parameters of the command.")
 @click.option(
     "--file",
     "files",
     multiple=True,
-    callback=_keys_and_paths,
+    callback=keys_and_paths,
     metavar="KEY=PATH",
     help="Offer a file to the plugin; may be repeated.",
 )
 @click.option("--timeout", type=float, metavar="SECONDS", help="Deadline of the call and all it causes.")
-@_as_json
-@_reporting
-@_supervising
+@click.option("--retries", type=int, default=0, help="Repeat it so often while that cannot repeat an effect.")
+@click.option("--strict", is_flag=True, help="Fail with 3 when a rule refused anything at all.")
+@click.option("--attach", is_flag=True, help="Let the running service make the call; it need not load the plugins.")
+@json_option
+@reporting
+@choosing
 def call(
-    supervisor: Supervisor,
+    choice: Choice,
     plugin: str,
     command: str,
     params: Any,
     files: dict[str, Path],
     timeout: float | None,
+    retries: int,
+    strict: bool,
+    attach: bool,
     as_json: bool,
 ) -> None:
     """Run COMMAND of PLUGIN and print its result. It is JSON, on one line with --json.
@@ -214,19 +168,25 @@ def call(
     Examples:
       isoplug call diaryx.words count --plugins plugins --workspace journal
       isoplug call diaryx.import run --file archive=old.zip --config isoplug.toml
+      isoplug call --attach diaryx.words count --config isoplug.toml
     """
-    _require_loaded(supervisor, plugin)
-    result = supervisor.command(plugin, command, params, timeout=timeout, files=files)
-    _print_json(result, indent=None if as_json else 2)
+    options: dict[str, Any] = {"timeout": timeout, "retries": retries, "strict": strict}
+    if attach:
+        result = service.attached_call(choice, plugin, command, params, files, options)
+    else:
+        with choice.supervisor() as supervisor:
+            _require_loaded(supervisor, plugin)
+            result = supervisor.command(plugin, command, params, files=files, **options)
+    print_json(result, indent=None if as_json else 2)
 
 
 @cli.command()
 @click.argument("event_type", metavar="TYPE")
-@click.option("--payload", default="{}", callback=_parsed_object, metavar="JSON", help="What the event says.")
-@_as_json
-@_reporting
-@_supervising
-def event(supervisor: Supervisor, event_type: str, payload: dict[str, Any], as_json: bool) -> None:
+@click.option("--payload", default="{}", callback=parsed_object, metavar="JSON", help="What the event says.")
+@json_option
+@reporting
+@choosing
+def event(choice: Choice, event_type: str, payload: dict[str, Any], as_json: bool) -> None:
     """Send an event to the plugins that listen. Wait until they have handled it, print how many got it.
 
     \b
@@ -234,19 +194,21 @@ def event(supervisor: Supervisor, event_type: str, payload: dict[str, Any], as_j
     """
     from isoplug.supervisor.cli.exits import TIMED_OUT
 
-    receivers = supervisor.emit(event_type, payload)
-    # Each wait ends with the default timeout, as does each handler: after two of them even a spinning one is over.
-    if not (supervisor.flush_events() or supervisor.flush_events()):
+    with choice.supervisor() as supervisor:
+        receivers = supervisor.emit(event_type, payload)
+        # Each wait ends with the default timeout, as does each handler: after two of them even a spinning one is over.
+        are_handled = supervisor.flush_events() or supervisor.flush_events()
+    if not are_handled:
         click.secho("isoplug: call_timeout: not every plugin handled the event in time", fg="red", err=True)
         sys.exit(TIMED_OUT)
     if as_json:
-        _print_json({"receivers": receivers})
+        print_json({"receivers": receivers})
     else:
         click.echo(f"{event_type}: delivered to {receivers} plugin{'' if receivers == 1 else 's'}")
 
 
 @cli.command()
-@functools.partial(_reporting, quiet="CRITICAL")  # its crash is meant, and shown
+@functools.partial(reporting, quiet="CRITICAL")  # its crash is meant, and shown
 def demo() -> None:
     """Show everything on a sample journal. It takes seconds: commands, a denial, a crash, a recursion."""
     from isoplug.supervisor.demo import run
@@ -263,29 +225,5 @@ def _require_loaded(supervisor: Supervisor, plugin: str) -> None:
         return
     for folder, error in supervisor.load_errors.items():
         if plugin in (folder, error.plugin_id):
-            _fail(error, LOAD_FAILED)
-    raise PluginNotFound(plugin, tuple(supervisor.plugins))
-
-
-def _fail(error: PluginError, code: int) -> NoReturn:
-    click.secho(f"isoplug: {error.code}: {_printable(str(error))}", fg="red", err=True)
-    sys.exit(code)
-
-
-def _print_json(value: Any, indent: int | None = 2) -> None:
-    """On stdout. A guest may have written its texts: what is not printable (C1 controls, which move a terminal's
-    cursor) or not in stdout's encoding is escaped. JSON readers see the same value."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        text = json.dumps(value, indent=indent)
-    click.echo(text)
-
-
-def _printable(text: str) -> str:
-    """A guest may have written this: no control characters, or it could rewrite the terminal; further lines are
-    indented, so that none looks like one of ours."""
-    shown = "".join(character if character.isprintable() or character == "\n" else "\ufffd" for character in text)
-    return shown.replace("\n", "\n    ")
+            fail(error, LOAD_FAILED)
+    raise PluginNotFound(plugin, tuple(supervisor.plugins), tuple(supervisor.load_errors))

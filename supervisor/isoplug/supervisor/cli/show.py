@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,8 +16,18 @@ from rich.text import Text
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.plugins.manifest import Manifest
 
-__all__ = ["manifest", "status_table"]
+__all__ = [
+    "Screen",
+    "doctor_report",
+    "manifest",
+    "poisoned_inputs",
+    "reload_report",
+    "screen",
+    "service_report",
+    "status_table",
+]
 
+_CHANGES = ("loaded", "upgraded", "unloaded", "configured")
 _UNBOUNDED_COLUMNS = 10_000
 _STATE_STYLES = {"ready": "green", "busy": "cyan", "quarantined": "red", "backing_off": "yellow"}
 
@@ -24,7 +38,7 @@ def status_table(statuses: Sequence[PluginStatus], console: Console | None = Non
     if not statuses:
         console.print("no plugins")
         return
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)  # so that a row fits into 80 columns
+    table = _table()
     table.add_column("plugin", overflow="fold")
     table.add_column("state", no_wrap=True)
     for heading in ("pid", "calls", "failed", "restarts", "memory", "cpu"):
@@ -33,7 +47,7 @@ def status_table(statuses: Sequence[PluginStatus], console: Console | None = Non
         table.add_row(
             _plain(f"{status.id} {status.version}"),
             Text(status.state, style=_STATE_STYLES.get(status.state, "")),
-            " ".join(map(str, status.worker_pids)) or "-",
+            _pids(status.worker_pids),
             str(status.calls),
             str(status.failures),
             str(status.restarts),
@@ -44,6 +58,157 @@ def status_table(statuses: Sequence[PluginStatus], console: Console | None = Non
     for status in statuses:
         if status.last_failure is not None:
             console.print(Text.assemble("last failure of ", _plain(status.id), ": ", _plain(status.last_failure)))
+        if status.upgrade is not None:
+            console.print(Text.assemble("upgrade of ", _plain(status.id), ": ", _plain(status.upgrade)))
+
+
+def _pids(pids: Sequence[int]) -> str:
+    """The first, and how many more; ``--json`` has all. A plugin has up to a dozen, and a row has 80 columns."""
+    if not pids:
+        return "-"
+    return f"{pids[0]} +{len(pids) - 1}" if len(pids) > 1 else str(pids[0])
+
+
+def service_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """A service's status: itself, its plugins, what it could not load; to stdout."""
+    console = console or _stdout()
+    service = report["service"]
+    console.print(
+        _plain(
+            f"isoplug {service['version']}, process {service['pid']}, {service['phase']}, up for "
+            f"{_duration(service['uptime_seconds'])}, calls in progress: {service['calls']}"
+        )
+    )
+    console.print(_plain(f"state: {service['state_dir']}"))
+    if weakness := _weakness(service.get("lockdown")):
+        console.print(Text(weakness, style="yellow"))
+    statuses = [PluginStatus(**{**facts, "worker_pids": tuple(facts["worker_pids"])}) for facts in report["plugins"]]
+    if service["phase"] == "starting":
+        console.print("the plugins are being loaded")
+    else:
+        status_table(statuses, console)
+    for plugin_id in (status.id for status in statuses if status.state == "quarantined"):
+        console.print(_plain(f"{plugin_id} is quarantined: find the cause, then isoplug reset {plugin_id}"))
+    for plugin_id, count in report["poisoned"].items():
+        inputs = "1 input that kills its worker is" if count == 1 else f"{count} inputs that kill its worker are"
+        console.print(_plain(f"{plugin_id}: {inputs} set aside; see isoplug poisoned {plugin_id}"))
+    for name, error in report["load_errors"].items():
+        console.print(Text.assemble(("not loaded: ", "red"), _plain(f"{name}: {error['code']}: {error['message']}")))
+
+
+def _weakness(lockdown: Mapping[str, Any] | None) -> str:
+    """What workers do not have of the lock-down; nothing when they have all of it. None: no plugins are loaded yet."""
+    if lockdown is None:
+        return ""
+    if lockdown["mode"] == "off":
+        return 'lock-down: off, workers keep every right of this user; set lockdown = "best-effort"'
+    return f"lock-down: without {', '.join(lockdown['missing'])}; see isoplug doctor" if lockdown["missing"] else ""
+
+
+def reload_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """What a reload has changed, a line each, to stdout."""
+    console = console or _stdout()
+    lines = [f"{what}: {', '.join(report[what])}" for what in _CHANGES if report[what]]
+    lines += [f"refused: {name}: {error['code']}: {error['message']}" for name, error in report["refused"].items()]
+    config = report["config"]
+    if config["applied"]:
+        lines.append(f"applied: {', '.join(config['applied'])}")
+    if config["needs_restart"]:
+        lines.append(f"needs a restart of the service: {', '.join(config['needs_restart'])}")
+    for line in lines or ["nothing has changed"]:
+        console.print(_plain(line))
+
+
+def poisoned_inputs(inputs: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """A line each, to stdout."""
+    console = console or _stdout()
+    for one in inputs:
+        at = datetime.fromtimestamp(one["at"]).astimezone().isoformat(timespec="seconds")
+        console.print(_plain(f"{one['plugin_id']} {one['what']}: {one['last_failure']} ({at})  {one['fingerprint']}"))
+    if not inputs:
+        console.print("no input is set aside")
+
+
+def doctor_report(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """What ``isoplug doctor`` found: layers, facts, what to do about each gap, and the verdict; to stdout."""
+    console = console or _stdout()
+    table = _table()
+    for heading in ("layer", "this machine", "a worker"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("known from", overflow="fold")
+    for layer in report["layers"]:
+        table.add_row(layer["name"], _yes(layer["offered"]), _yes(layer["applied"]), _plain(layer["found"]))
+    console.print(table, "")
+    for heading, facts in _doctor_facts(report):
+        console.print(Text.assemble((f"{heading}: ", "bold"), _plain(", ".join(facts))))
+    gaps = [(layer["name"], layer["problem"], layer["advice"]) for layer in report["layers"] if layer["problem"]]
+    gaps += [(note["about"], note["problem"], note["advice"]) for note in report["notes"]]
+    for about, problem, advice in gaps:
+        console.print(Text.assemble("\n", (about, "yellow"), ": ", _plain(problem), "\n  What to do: ", _plain(advice)))
+    if report["failure"]:
+        console.print(Text.assemble("\n", ("no worker could be started", "red"), ": ", _plain(report["failure"])))
+    console.print("", *_doctor_verdict(report), sep="\n")
+
+
+def _doctor_facts(report: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    worker, machine = report["worker"], report["machine"]
+    if worker is not None:
+        descriptors = [] if worker["descriptors"] is None else [f"{worker['descriptors']} descriptors"]
+        yield "the worker", [f"user {worker['uid']}", f"{worker['threads']} threads", *descriptors]
+        yield "its limits", [_limit(name, value) for name, value in worker["limits"].items()]
+    memory = machine["cgroup_memory_bytes"] or machine["memory_bytes"]
+    yield (
+        "this machine",
+        [
+            f"{machine['system']} {machine['kernel']} on {machine['architecture']}",
+            f"Landlock {machine['landlock_abi']}" if machine["landlock_abi"] else "no Landlock",
+            f"user {machine['user']}",
+            *(_limit(name, machine[name]) for name in ("open_files", "processes")),
+            _limit("memory_bytes", memory),
+            f"sockets in {machine['runtime_folder']}",
+        ],
+    )
+    yield "versions", [f"{name} {number}" for name, number in report["versions"].items()]
+
+
+def _doctor_verdict(report: Mapping[str, Any]) -> list[Text]:
+    can = "starts workers here" if report["full"] else "would refuse to start workers here"
+    lines = [Text(f'lockdown = "full" {can}.', style="green" if report["full"] else "red")]
+    if report["lockdown"] == "off":
+        lines.append(Text('This configuration has lockdown = "off": its workers get no layer at all.', style="yellow"))
+    return lines
+
+
+def _yes(fact: bool | None) -> Text:
+    return Text("-") if fact is None else Text("yes", style="green") if fact else Text("no", style="red")
+
+
+def _limit(name: str, value: int | None) -> str:
+    """``open files 64``, ``data 512 MiB``, ``cpu seconds unbounded``."""
+    words = name.removesuffix("_bytes").replace("_", " ")
+    if value is None:
+        return f"{words} unbounded"
+    return f"{words} {value / 2**20:.0f} MiB" if name.endswith("_bytes") and value else f"{words} {value}"
+
+
+@contextmanager
+def screen() -> Iterator[Screen]:
+    """The whole terminal, given back at the end."""
+    console = _stdout()
+    with console.screen(hide_cursor=True):
+        yield Screen(console)
+
+
+class Screen:
+    """Shows one report after the other in the same place."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def draw(self, report: Mapping[str, Any]) -> None:
+        self._console.clear()
+        service_report(report, self._console)
+        self._console.print(Text("Ctrl-C ends this, not the service.", style="dim"))
 
 
 def manifest(manifest: Manifest, console: Console | None = None) -> None:
@@ -64,12 +229,28 @@ def manifest(manifest: Manifest, console: Console | None = None) -> None:
     (console or _stdout()).print(table)
 
 
+def _table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)  # so that a row fits into 80 columns
+
+
 def _stdout() -> Console:
     """As wide as the terminal; for programs such as ``grep``, wide enough to keep a row on its line."""
     console = Console()
     return console if console.is_terminal else Console(width=_UNBOUNDED_COLUMNS)
 
 
+def _duration(seconds: float) -> str:
+    """``3 d 4 h``, ``5 min 6 s``: the two largest units."""
+    rest, words = int(seconds), list[str]()
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, rest = divmod(rest, size)
+        if count or words or unit == "s":
+            words.append(f"{count} {unit}")
+    return " ".join(words[:2])
+
+
 def _plain(text: str) -> Text:
-    """Guests write these: no markup, no control characters."""
-    return Text("".join(character if character.isprintable() else "\ufffd" for character in text))
+    """Guests write these: no markup, no control characters, and no lines of their own (a trap has a line for each
+    function it went through)."""
+    line = re.sub(r"\s*\n\s*", "; ", text)
+    return Text("".join(character if character.isprintable() else "\ufffd" for character in line))

@@ -151,7 +151,7 @@ def _files(folder: Path) -> dict[str, bytes]:
 
 
 def _processes() -> set[int]:
-    """This process's descendants: the zygote and its workers."""
+    """This process's descendants: the zygote, templates and workers."""
     return {child.pid for child in psutil.Process().children(recursive=True)}
 
 

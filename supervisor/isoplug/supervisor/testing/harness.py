@@ -14,14 +14,17 @@ from types import TracebackType
 from typing import Any, Literal, Self, TypeAlias, cast
 
 from isoplug.shared.errors import InvalidArgument, LoadError
+from isoplug.shared.record import CallRecord
+from isoplug.supervisor.calls import Cancellation
 from isoplug.supervisor.config import Config
+from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.egress import HttpClient
 from isoplug.supervisor.events import encode_event
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.host import EventSink
-from isoplug.supervisor.loader import PluginFiles
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.permissions import Checker
+from isoplug.supervisor.plugins.folder import PluginFiles
 from isoplug.supervisor.plugins.manifest import Manifest
 from isoplug.supervisor.plugins.sidecar import write_config
 from isoplug.supervisor.secrets import Secrets
@@ -136,16 +139,55 @@ class PluginHarness:
     # --- driving it -----------------------------------------------------------------------------------------------
 
     def command(
-        self, name: str, params: Any = None, *, timeout: float | None = None, files: OfferedFiles | None = None
+        self,
+        name: str,
+        params: Any = None,
+        *,
+        timeout: float | Deadline | None = None,
+        files: OfferedFiles | None = None,
+        retries: int = 0,
+        strict: bool = False,
+        record: CallRecord | None = None,
+        cancellation: Cancellation | None = None,
     ) -> Any:
-        """See ``Supervisor.command``, also for what it raises."""
-        return self.supervisor.command(self.id, name, params, timeout=timeout, files=files)
+        """See ``Supervisor.command``, also for what it raises. ``strict=True`` fails a test whose plugin asks for
+        what it may not have."""
+        return self.supervisor.command(
+            self.id,
+            name,
+            params,
+            timeout=timeout,
+            files=files,
+            retries=retries,
+            strict=strict,
+            record=record,
+            cancellation=cancellation,
+        )
 
     def call(
-        self, export: str, data: bytes = b"", *, timeout: float | None = None, files: OfferedFiles | None = None
+        self,
+        export: str,
+        data: bytes = b"",
+        *,
+        timeout: float | Deadline | None = None,
+        files: OfferedFiles | None = None,
+        retries: int = 0,
+        strict: bool = False,
+        record: CallRecord | None = None,
+        cancellation: Cancellation | None = None,
     ) -> bytes:
         """See ``Supervisor.call``."""
-        return self.supervisor.call(self.id, export, data, timeout=timeout, files=files)
+        return self.supervisor.call(
+            self.id,
+            export,
+            data,
+            timeout=timeout,
+            files=files,
+            retries=retries,
+            strict=strict,
+            record=record,
+            cancellation=cancellation,
+        )
 
     def emit(self, event_type: str, payload: Mapping[str, Any] | None = None, *, timeout: float | None = None) -> None:
         """Deliver an event and wait until the plugin has handled it.
