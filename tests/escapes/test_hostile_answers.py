@@ -15,7 +15,7 @@ import psutil
 import pytest
 import wasmtime
 
-from bench import PROBE, Bench, ask, nothing_left_behind, open_bench
+from bench import PROBE, Bench, ask, nothing_left_behind, open_bench, peak_growth_bytes
 from conftest import PluginFolder
 from isoplug.supervisor import (
     CommandError,
@@ -87,7 +87,7 @@ NOT_JSON = {
     "lists 100,000 deep": with_data(b"[" * 100_000 + b"]" * 100_000),
     "lists 900 deep": with_data(b"[" * 900 + b"]" * 900),
     "objects 100,000 deep": with_data(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-    "8 MiB of open brackets": b"[" * (8 * MIB),
+    "open brackets": b"[" * 400_000,
     "a line feed in text": with_data(b'"\n"'),
     "Python": b"{'success': True}",
 }
@@ -133,6 +133,17 @@ def test_an_answer_beyond_eight_mebibytes_is_refused_unparsed(bench: Bench) -> N
     with pytest.raises(ResourceLimitExceeded):
         say(bench, with_data(b'"' + b"x" * (9 * MIB) + b'"'))
     assert len(say(bench, with_data(b'"' + b"x" * (7 * MIB) + b'"'))) == 7 * MIB
+
+
+def test_an_answer_of_too_many_values_is_refused_unparsed(bench: Bench) -> None:
+    for bomb in (b"[]", b"{}", b'{"a":[]}'):
+        with pytest.raises(
+            ResourceLimitExceeded, match="number of lists and objects in a JSON answer is over the limit"
+        ):
+            say(bench, with_data(b"[" + (bomb + b",") * 600_000 + b"0]"))
+    brackets = "[{" * 600_000
+    assert say(bench, with_data(json.dumps(brackets).encode())) == brackets
+    assert len(say(bench, with_data(b"[" + b'{"path":"a.md","n":1},' * 300_000 + b"0]"))) == 300_001
 
 
 def test_an_error_text_is_bounded_and_of_the_type_that_its_code_says(bench: Bench) -> None:
@@ -203,18 +214,9 @@ def test_configurations_that_guests_answer_are_no_trouble(bench: Bench) -> None:
 # --- memory ---------------------------------------------------------------------------------------------------------
 
 
-def peak_growth_bytes(work: Callable[[], None]) -> int:
-    """How far this process's resident memory rose above where it began while ``work`` ran."""
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-    before = psutil.Process().memory_info().rss
-    work()
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024 - before
-
-
 MEMORY_BOMBS = {
-    "empty lists": with_data(b"[" + b"[]," * MIB + b"0]"),
-    "small objects": with_data(b"[" + b'{"":0},' * (MIB // 2) + b"0]"),
+    "empty lists": with_data(b"[" + b"[]," * 450_000 + b"0]"),
+    "small objects": with_data(b"[" + b'{"":0},' * 450_000 + b"0]"),
     "one long text of escapes": with_data(b'"' + rb"\u20ac" * MIB + b'"'),
     "small numbers with a point": with_data(b"[" + b"0.5," * MIB + b"0]"),
 }
@@ -287,6 +289,7 @@ BAD_MANIFESTS = {
     "an id that is all": manifest(id="ALL"),
     "an id of a megabyte": manifest(id="x" * 900_000),
     "two megabytes": manifest(x="x" * 2 * MIB),
+    "300,000 values": manifest(x=[0] * 300_000),
     "duplicate ids": manifest()[:-1] + b',"id":7}',
     "a version that is no text": manifest(version=1),
     "commands that are no list": manifest(commands="echo"),

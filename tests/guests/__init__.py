@@ -38,6 +38,8 @@ command           params                                   data
 ``spin``          ignored                                  none: an endless loop
 ``spin_host``     ignored                                  none: ``host_is_cancelled`` in an endless loop
 ``log_flood``     ignored                                  none: ``host_log`` in an endless loop
+``host_then``     ``{"calls": [as above, ...], "then": h}``  the answers; with "then" an end: ``trap``, ``spin``,
+                                                           ``segv`` or ``fail``
 ``trap``          ignored                                  none: ``unreachable``
 ``recurse``       ignored                                  none: the call stack overflows
 ``allocate``      ignored                                  bytes of linear memory granted, all touched;
@@ -47,10 +49,12 @@ command           params                                   data
 ================  =======================================  ============================================
 
 Life cycle: ``set_config`` fails for ``{"reject": true}`` and for ``{"normalize": true}`` answers
-``{"config": {..., "normalized": true}}``; ``{"set_config": how}``, ``{"init": how}`` and
-``{"shutdown": how}`` with ``"trap"`` or ``"spin"`` (and ``"fail"`` for init) misbehave in that export.
+``{"config": {..., "normalized": true}}``, for ``{"ask": true}`` asks for a permission; ``{"set_config": how}``,
+``{"init": how}`` and ``{"shutdown": how}`` with ``"trap"`` or ``"spin"`` (and ``"fail"`` for init) misbehave in that
+export.
 ``get_config`` answers what was set. ``on_event`` does what a payload's ``path`` says when it is ``trap``,
-``spin`` or ``fail``. ``shutdown`` stores ``done`` under the key ``shutdown``.
+``spin``, ``segv`` or ``fail``; ``segv_after_write`` stores something first. ``shutdown`` stores ``done`` under the key
+``shutdown``.
 
 **socket** (id ``test.socket``) has a WebSocket and emits an event for everything that arrives on it. ``request`` is
 ``host_ws_request`` as a raw export. It sends binary messages back. A text message is an order: ``{"do": "trap"}``,
@@ -90,7 +94,9 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "probe_init_trap": ("probe.c", ("INIT_TRAP",)),
     "probe_init_spin": ("probe.c", ("INIT_SPIN",)),
     "probe_no_handle_command": ("probe.c", ("NO_HANDLE_COMMAND",)),
+    "probe_stateless": ("probe.c", ("GUEST_STATELESS",)),
     "probe_no_capabilities": ("probe.c", ("GUEST_CAPABILITIES=[]",)),
+    "fickle": ("fickle.c", ()),
     "minimal": ("minimal.c", ()),
     "network": ("network.c", ()),
     "parrot": ("parrot.c", ()),
@@ -112,6 +118,7 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "start_host_call": ("start_host_call.wat", ()),
     "initialize_trap": ("initialize_trap.wat", ()),
     "table_grow": ("table_grow.wat", ()),
+    "talker": ("talker.wat", ()),
 }
 
 

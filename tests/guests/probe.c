@@ -3,7 +3,7 @@
  *
  * Macros, written without quotes: GUEST_ID=a.b  GUEST_VERSION=2.0.0  GUEST_PROTOCOL=2  GUEST_MIN_APP=9.0.0
  * GUEST_CAPABILITIES=["custom_commands"]  GUEST_COMMANDS=["echo"]  GUEST_PERMISSIONS={...}
- * INIT_TRAP  INIT_SPIN  NO_HANDLE_COMMAND
+ * GUEST_STATELESS  INIT_TRAP  INIT_SPIN  NO_HANDLE_COMMAND
  */
 #include "isoplug.h"
 
@@ -22,7 +22,7 @@
 #ifndef GUEST_COMMANDS
 #define GUEST_COMMANDS                                                                                          \
     ["echo", "host", "fail", "garbage", "count", "events", "big", "call", "busy", "spin", "trap", "recurse",    \
-     "allocate", "alloc_kernel", "segv", "spin_host", "log_flood"]
+     "allocate", "alloc_kernel", "segv", "spin_host", "log_flood", "host_then"]
 #endif
 
 /* The id stands behind a mark and has room, so that `renamed` can write another one into the finished module. Read
@@ -52,6 +52,9 @@ IP_EXPORT(manifest) {
 #endif
 #ifdef GUEST_MIN_APP
     ip_put_text_field(&b, "min_app_version", ip_s(QUOTE(GUEST_MIN_APP)));
+#endif
+#ifdef GUEST_STATELESS /* a lie: it counts, so that tests can tell instances apart */
+    ip_put_bool_field(&b, "stateless", true);
 #endif
 #ifdef GUEST_PERMISSIONS
     ip_put_raw_field(&b, "requested_permissions", ip_s(QUOTE(GUEST_PERMISSIONS)));
@@ -191,6 +194,7 @@ IP_EXPORT(set_config) {
     memcpy(config_bytes, input.ptr, input.len);
     config_length = input.len;
     misbehave("set_config");
+    if (ip_get_bool(input, "ask")) return ip_output(ip_s("{\"permission_request\":{\"read_files\":\"to read\"}}"));
     if (!has_extra) return ip_output((ip_str){0});
     ip_buffer b = {0};
     ip_put_open(&b, '{');
@@ -219,6 +223,12 @@ IP_EXPORT(on_event) {
     record("on_event", input);
     if (ip_equal(path, ip_s("trap"))) __builtin_trap();
     if (ip_equal(path, ip_s("spin"))) spin_forever();
+    if (ip_equal(path, ip_s("segv"))) return segv();
+    if (ip_equal(path, ip_s("segv_after_write"))) {
+        ip_str error;
+        ip_storage_set(ip_s("on_event"), ip_s("done"), &error);
+        return segv();
+    }
     if (ip_equal(path, ip_s("fail"))) return ip_fail(ip_s("the event failed, as it was told to"));
     return 0;
 }
@@ -279,6 +289,23 @@ IP_EXPORT(host_many) {
         ip_put_close(&b, ']');
     }
     return ip_output(ip_text(&b));
+}
+
+/* {"calls": [request, ...], "then": how}: the host calls, and then an end that is `trap`, `spin` or `segv`, or else the
+ * answers as data. */
+static ip_reply host_then(ip_str params) {
+    ip_str answer, then = ip_get_text(params, "then");
+    ip_buffer b = {0};
+    ip_put_open(&b, '[');
+    for (ip_items items = ip_each(ip_get(params, "calls")); ip_next(&items);) {
+        if (!call_host(items.value, &answer)) return ip_refuse("bad_params", answer);
+        ip_put_text(&b, answer);
+    }
+    ip_put_close(&b, ']');
+    if (ip_equal(then, ip_s("trap"))) __builtin_trap();
+    if (ip_equal(then, ip_s("spin"))) spin_forever();
+    if (ip_equal(then, ip_s("fail"))) return ip_refuse("failed", ip_s("as it was told to"));
+    return ip_ok(ip_text(&b));
 }
 
 static ip_reply host(ip_str params) {
@@ -372,13 +399,18 @@ static const ip_command_entry entries[] = {
     {"echo", echo},         {"host", host},       {"fail", fail},           {"count", count}, {"events", events},
     {"big", big},           {"call", call},       {"busy", busy},           {"spin", spin},   {"trap", trap},
     {"recurse", recurse},   {"allocate", allocate}, {"alloc_kernel", alloc_kernel},
-    {"spin_host", spin_host}, {"log_flood", log_flood},
+    {"spin_host", spin_host}, {"log_flood", log_flood}, {"host_then", host_then},
 };
 
 IP_EXPORT(handle_command) {
     ip_str command = ip_get_text(ip_input(), "command");
     if (ip_equal(command, ip_s("garbage"))) return ip_output(ip_s("{]"));
     if (ip_equal(command, ip_s("segv"))) return segv();
+    ip_str params = ip_get(ip_input(), "params");
+    if (ip_equal(command, ip_s("host_then")) && ip_equal(ip_get_text(params, "then"), ip_s("segv"))) {
+        host_then(params);
+        return segv();
+    }
     return ip_dispatch(entries, sizeof entries / sizeof *entries);
 }
 #endif
