@@ -19,16 +19,18 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from conftest import WAIT_SECONDS, PluginFolder, Workspace, belongings, left_behind
 from isoplug.supervisor import Supervisor
 
-__all__ = ["PROBE", "Bench", "ask", "nothing_left_behind", "offered_by_host", "open_bench"]
+__all__ = ["PROBE", "Bench", "ask", "nothing_left_behind", "offered_by_host", "open_bench", "peak_growth_bytes"]
 
 PROBE = "test.probe"
 
@@ -104,3 +106,12 @@ def nothing_left_behind() -> Iterator[None]:
     while (left := left_behind(before)) and time.monotonic() < give_up_at:
         time.sleep(0.01)
     assert not left, f"left behind: {left}"
+
+
+def peak_growth_bytes(work: Callable[[], None]) -> int:
+    """How far this process's resident memory rose above where it began while ``work`` ran."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+    before = psutil.Process().memory_info().rss
+    work()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0]) * 1024 - before

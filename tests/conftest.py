@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -20,10 +21,14 @@ import pytest
 import yaml
 
 from guests import guest, renamed
+from hosts import Host
 from isoplug.supervisor import Supervisor
 from isoplug.supervisor.plugins.table import Plugin
 
 WAIT_SECONDS = 20.0
+
+# A shell's background jobs are started with it ignored, and tests interrupt hosts by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any:
@@ -136,6 +141,21 @@ def supervise(tmp_path: Path, plugins: PluginFolder, workspace: Workspace) -> It
     yield start
     for supervisor in running:
         supervisor.close()
+
+
+@pytest.fixture
+def host(plugins: PluginFolder, workspace: Workspace, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
+    hosts: list[Host] = []
+    (tmp_path / "run").mkdir()
+
+    def start(script: str) -> Host:
+        arguments = [str(plugins.path), str(workspace.path), str(tmp_path / "state")]
+        hosts.append(Host(script, arguments, tmp_path / "run"))
+        return hosts[-1]
+
+    yield start
+    for one in hosts:
+        one.close()
 
 
 @pytest.fixture(autouse=True, scope="session")

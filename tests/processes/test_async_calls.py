@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PluginFolder, Workspace, wait_until
-from isoplug.supervisor import AsyncSupervisor, CallTimeout, SupervisorClosed
+from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until
+from isoplug.supervisor import AsyncSupervisor, CallRecord, CallTimeout, PluginBusy, PoisonedInput, SupervisorClosed
 from isoplug.supervisor.config import Calls, Config
 
 PROBE, OTHER = "test.probe", "test.other"
@@ -45,7 +45,7 @@ def test_many_calls_at_once_each_get_their_own_answer(run: Callable[..., None]) 
         calls = [supervisor.call((PROBE, OTHER)[n % 2], "echo", payload) for n, payload in enumerate(payloads)]
         assert await asyncio.gather(*calls) == payloads
 
-    run(scenario)
+    run(scenario, queue=300)
 
 
 def test_cancelling_a_task_ends_its_call_and_the_next_is_answered(run: Callable[..., None]) -> None:
@@ -94,6 +94,65 @@ def test_calls_that_expire_while_they_wait_for_a_thread_cost_no_worker(run: Call
         assert supervisor.plugins[OTHER].status.worker_pids == pids
 
     run(scenario, async_threads=1)
+
+
+def test_hung_calls_of_one_plugin_keep_nobody_else_from_an_answer(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        hung = [asyncio.create_task(supervisor.command(PROBE, "spin")) for _ in range(40)]
+        await until_busy(supervisor)
+        async with asyncio.timeout(WAIT_SECONDS):
+            assert await supervisor.call(OTHER, "echo", b"x") == b"x"
+            assert (await supervisor.status())[PROBE].state == "busy"
+            await supervisor.cancel(PROBE, "token")
+            await supervisor.reset(PROBE)
+            assert await supervisor.get_config(OTHER) == {}
+        for task in hung:
+            task.cancel()
+        assert {type(end) for end in await asyncio.gather(*hung, return_exceptions=True)} == {asyncio.CancelledError}
+        assert await supervisor.call(PROBE, "echo", b"x") == b"x"
+
+    run(scenario, async_threads=4)
+
+
+def test_calls_that_wait_for_a_thread_end_by_their_deadline(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        slow = [asyncio.create_task(supervisor.command(PROBE, "spin")) for _ in range(3)]
+        await until_busy(supervisor)
+        with pytest.raises(CallTimeout) as caught:
+            await supervisor.call(PROBE, "echo", timeout=0.1)
+        assert caught.value.retryable
+        assert all(not task.done() for task in slow)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_more_calls_than_may_wait_are_refused_at_once(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        calls = [asyncio.create_task(supervisor.command(PROBE, "spin")) for _ in range(8)]
+        await until_busy(supervisor)
+        done, running = await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+        assert {type(call.exception()) for call in done} == {PluginBusy}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    run(scenario, queue=3)
+
+
+def test_the_options_of_a_call_are_the_same_for_tasks(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        record = CallRecord()
+        with pytest.raises(PoisonedInput):
+            await supervisor.command(PROBE, "segv", retries=5, strict=True, record=record)
+        assert record.attempts == 3
+        (entry,) = await supervisor.poisoned(PROBE)
+        assert await supervisor.clear_poisoned(PROBE, entry.fingerprint) == 1
+        assert await supervisor.poisoned() == []
+
+    run(scenario)
 
 
 def test_closing_while_calls_run_ends_them_and_says_so(run: Callable[..., None]) -> None:

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from conftest import PluginFolder, Workspace, wait_until
-from isoplug.supervisor import Supervisor, SupervisorClosed
+from isoplug.supervisor import InvalidArgument, PluginError, Supervisor, SupervisorClosed
 from isoplug.supervisor.config import Calls, Config
 
 PROBE = "test.probe"
@@ -183,28 +183,6 @@ def test_an_interrupt_in_the_middle_of_a_call_returns_the_lease(
     assert plugin.status.state == "ready"
 
 
-def test_an_interrupt_while_waiting_in_the_queue_gives_up_the_place(
-    plugins: PluginFolder, supervise: Callable[..., Supervisor]
-) -> None:
-    plugins.add()
-    supervisor = supervise()
-    plugin = supervisor.plugins[PROBE]
-
-    def interrupt() -> None:
-        wait_until(lambda: plugin.status.calls == 2)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    with ThreadPoolExecutor(2) as threads:
-        first = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 800})
-        wait_until(lambda: is_busy(supervisor))
-        interrupter = threads.submit(interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            supervisor.call(PROBE, "echo", b"x")
-        interrupter.result()
-        assert first.result() is None
-    assert supervisor.call(PROBE, "echo", b"next") == b"next"
-
-
 def test_a_service_that_does_not_return_does_not_hold_up_closing_for_ever(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
@@ -226,6 +204,71 @@ def test_a_service_that_does_not_return_does_not_hold_up_closing_for_ever(
         assert time.monotonic() - started < SOON_SECONDS
         release.set()
         assert isinstance(call.exception(), SupervisorClosed)
+
+
+def test_closing_at_once_ends_calls_and_cuts_a_drain_of_another_thread_short(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    supervisor = supervise(config=config(600.0))
+    with ThreadPoolExecutor(2) as threads:
+        call = threads.submit(supervisor.command, PROBE, "spin", timeout=900.0)
+        wait_until(lambda: is_busy(supervisor))
+        draining = threads.submit(supervisor.close)
+        wait_until(lambda: isinstance(_error(lambda: supervisor.call(PROBE, "echo")), SupervisorClosed))
+        started = time.monotonic()
+        supervisor.close(timeout=0)
+        assert time.monotonic() - started < SOON_SECONDS
+        assert isinstance(call.exception(), SupervisorClosed)
+        draining.result()
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_closing_at_once_ends_a_goodbye_that_another_thread_waits_for(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add(config={"shutdown": "spin"})
+    supervisor = supervise(config=config(600.0))
+    plugin = supervisor.plugins[PROBE]
+    (worker,) = map(psutil.Process, plugin.status.worker_pids)
+    before = worker.cpu_times().user
+    with ThreadPoolExecutor(1) as threads:
+        draining = threads.submit(supervisor.close)
+        wait_until(lambda: worker.cpu_times().user > before + 0.1, "the guest to spin in its shutdown")
+        started = time.monotonic()
+        supervisor.close(timeout=0)
+        draining.result()
+        assert time.monotonic() - started < SOON_SECONDS
+
+
+def test_closing_at_once_tells_guests_nothing(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> None:
+    plugins.add(config={"shutdown": "spin"})
+    supervisor = supervise(config=config(600.0))
+    started = time.monotonic()
+    supervisor.close(timeout=0)
+    assert time.monotonic() - started < SOON_SECONDS
+
+
+def test_closing_may_be_given_less_time_than_is_configured(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    supervisor = supervise(config=config(600.0))
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(supervisor.command, PROBE, "spin", timeout=900.0)
+        wait_until(lambda: is_busy(supervisor))
+        supervisor.close(timeout=0.3)
+        assert isinstance(call.exception(), SupervisorClosed)
+    with pytest.raises(InvalidArgument):
+        supervise(config=config(0.3)).close(timeout=-1)
+
+
+def _error(attempt: Callable[[], object]) -> Exception | None:
+    try:
+        attempt()
+    except PluginError as error:
+        return error
+    return None
 
 
 def test_unloading_waits_for_the_call_in_progress_and_frees_the_id(

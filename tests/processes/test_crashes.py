@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from conftest import PluginFolder, wait_until
-from isoplug.supervisor import Supervisor, WorkerCrashed
+from isoplug.supervisor import Outcome, Supervisor, WorkerCrashed
 
 PROBE = "test.probe"
 
@@ -36,7 +36,8 @@ def test_a_worker_killed_mid_call_fails_that_call_and_names_the_signal(
     error = kill_during(supervisor, PROBE)
     assert error.signal == signal.SIGKILL
     assert "SIGKILL" in str(error)
-    assert not error.retryable
+    assert error.outcome is Outcome.NO_EFFECTS
+    assert error.retryable
     assert supervisor.call(PROBE, "echo", b"again") == b"again"
 
 

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from conftest import PluginFolder
+from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until
 from isoplug.supervisor import (
     AllowAll,
+    CallCancelled,
     Caller,
     CallTimeout,
+    Cancellation,
     Decision,
     HttpRequest,
     HttpResponse,
+    Outcome,
     Permission,
     ServiceError,
     Supervisor,
+    WorkerCrashed,
 )
 from isoplug.supervisor.namespaces import HttpNamespaces, Server
 
@@ -31,8 +39,13 @@ class Stuck:
 
     def __init__(self) -> None:
         self.go_on = threading.Event()
+        self.asked = 0
+
+    def emit(self, plugin_id: str, event_json: str) -> None:
+        self.go_on.wait()
 
     def read(self, plugin_id: str, key: str) -> bytes | None:
+        self.asked += 1
         self.go_on.wait()
         return f"{plugin_id} {key}".encode()
 
@@ -48,8 +61,10 @@ class Person(AllowAll):
 
     def __init__(self) -> None:
         self.asked = threading.Event()
+        self.was_asked = False
 
     def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
+        self.was_asked = True
         self.asked.wait()
         return super().check(plugin_id, permission, target)
 
@@ -67,6 +82,58 @@ def test_a_file_source_that_hangs_ends_the_call_at_its_deadline(
     assert supervisor.call(PROBE, "echo", b"next") == b"next"
     source.go_on.set()
     assert supervisor.command(PROBE, "host", ASK_FOR_A_FILE)["answer"] == "test.probe k"
+
+
+def test_a_cancelled_call_does_not_wait_for_a_file_source_that_hangs(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    source, cancellation = Stuck(), Cancellation()
+    supervisor = supervise(files=source)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(supervisor.command, PROBE, "host", ASK_FOR_A_FILE, cancellation=cancellation)
+        wait_until(lambda: source.asked == 1)
+        cancellation.cancel()
+        with pytest.raises(CallCancelled):
+            call.result(WAIT_SECONDS)  # the call had 30 seconds
+    source.go_on.set()
+    assert supervisor.call(PROBE, "echo", b"next") == b"next"
+
+
+@pytest.mark.parametrize("kind", ["service", "checker at a nested command"])
+def test_a_worker_that_dies_while_a_service_hangs_is_noticed_at_once(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], kind: str
+) -> None:
+    plugins.add()
+    plugins.add("test.other")
+    source, person = Stuck(), Person()
+    if kind == "service":
+        supervisor = supervise(files=source)
+        command: tuple[str, dict[str, object]] = ("host", ASK_FOR_A_FILE)
+    else:
+        supervisor = supervise(permissions=person)
+        command = ("call", {"plugin_id": "test.other", "command": "echo", "params": 1})
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(supervisor.command, PROBE, *command, timeout=100.0)
+        wait_until(lambda: source.asked or person.was_asked)
+        os.kill(supervisor.plugins[PROBE].status.worker_pids[0], signal.SIGKILL)
+        with pytest.raises(WorkerCrashed):
+            call.result(WAIT_SECONDS)
+    source.go_on.set()
+    person.asked.set()
+    assert supervisor.call(PROBE, "echo", b"next") == b"next"
+
+
+def test_an_event_sink_that_hangs_while_a_plugin_is_configured_ends_that_at_its_deadline(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add()
+    sink = Stuck()
+    supervisor = supervise(events=sink)
+    with pytest.raises(CallTimeout):
+        supervisor.set_config(PROBE, {"ask": True}, timeout=0.5)
+    sink.go_on.set()
+    assert supervisor.call(PROBE, "echo", b"next") == b"next"
 
 
 def test_a_checker_that_asks_a_person_for_too_long_ends_the_call_at_its_deadline(
@@ -92,6 +159,33 @@ def test_a_checker_that_hangs_at_a_nested_command_ends_the_call_at_its_deadline(
         supervisor.command(PROBE, "call", {"plugin_id": "test.other", "command": "echo", "params": 1}, timeout=0.5)
     person.asked.set()
     assert supervisor.call(PROBE, "echo", b"next") == b"next"
+
+
+@pytest.mark.parametrize(
+    ("function", "payload"),
+    [
+        ("host_write_file", {"path": "late.md", "content": "late"}),
+        ("host_storage_set", {"key": "late", "data": "bGF0ZQ=="}),
+    ],
+)
+def test_what_a_checker_permits_after_its_call_has_ended_is_not_done(
+    plugins: PluginFolder,
+    workspace: Workspace,
+    supervise: Callable[..., Supervisor],
+    function: str,
+    payload: dict[str, str],
+) -> None:
+    person = Person()
+    plugins.add()
+    supervisor = supervise(permissions=person)
+    with pytest.raises(CallTimeout) as caught:
+        supervisor.command(PROBE, "host", {"function": function, "input": json.dumps(payload)}, timeout=0.5)
+    assert caught.value.outcome is Outcome.NO_EFFECTS
+    person.asked.set()
+    wait_until(lambda: not any(thread.name == "isoplug-service" for thread in threading.enumerate()))
+    assert not (workspace.path / "late.md").exists()
+    stored = supervisor.command(PROBE, "host", {"function": "host_storage_get", "input": '{"key": "late"}'})
+    assert stored["answer"] == ""
 
 
 def test_namespaces_over_a_host_s_own_http_client_that_hangs_end_the_call_at_its_deadline(

@@ -2,103 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import IO
 
 import psutil
 import pytest
 
-from conftest import PluginFolder, Workspace, wait_until
-
-PREAMBLE = """\
-import base64, json, os, signal, sys, threading, time
-import psutil
-from isoplug.supervisor import Supervisor
-
-plugins, workspace, state = sys.argv[1:]
-def make():
-    return Supervisor(plugins_dir=plugins, workspace=workspace, state_dir=state)
-def say(*words):
-    print(*words, flush=True)
-def family():
-    return [child.pid for child in psutil.Process().children(recursive=True)]
-def wait_until(condition):
-    give_up_at = time.monotonic() + 20
-    while not condition():
-        if time.monotonic() > give_up_at:
-            say("gave up"); os._exit(3)
-        time.sleep(0.002)
-"""
-
-
-class Host:
-    """A supervisor in a process of its own, running ``script``; ``say`` there is ``read`` here."""
-
-    def __init__(self, script: str, arguments: list[str], base: Path) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PREAMBLE + textwrap.dedent(script), *arguments],
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "XDG_RUNTIME_DIR": str(base)},
-        )
-        self.pid = self._process.pid
-        self.family: list[psutil.Process] = []
-
-    @property
-    def stdout(self) -> IO[str]:
-        assert self._process.stdout is not None
-        return self._process.stdout
-
-    def read(self) -> list[str]:
-        return self.stdout.readline().split()
-
-    def ready(self) -> None:
-        """Read ``ready PID...`` and remember those processes."""
-        word, *pids = self.read()
-        assert word == "ready"
-        self.family = [psutil.Process(int(pid)) for pid in pids]
-        assert self.family
-
-    def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
-        self._process.wait()
-
-    def wait(self) -> int:
-        return self._process.wait(60)
-
-    def is_gone(self) -> bool:
-        return not any(process.is_running() and process.status() != "zombie" for process in self.family)
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.stdout.close()
-        for process in self.family:
-            if process.is_running():
-                process.kill()
-
-
-@pytest.fixture
-def host(plugins: PluginFolder, workspace: Workspace, tmp_path: Path) -> Iterator[Callable[[str], Host]]:
-    hosts: list[Host] = []
-    (tmp_path / "run").mkdir()
-
-    def start(script: str) -> Host:
-        arguments = [str(plugins.path), str(workspace.path), str(tmp_path / "state")]
-        hosts.append(Host(script, arguments, tmp_path / "run"))
-        return hosts[-1]
-
-    yield start
-    for one in hosts:
-        one.close()
+from conftest import PluginFolder, wait_until
+from hosts import Host
 
 
 def stored(state: Path) -> dict[str, bytes]:
@@ -113,7 +27,8 @@ def stored(state: Path) -> dict[str, bytes]:
 
 
 BUSY = """
-    supervisor = make()
+    from isoplug.supervisor.config import Config, Limits
+    supervisor = make(config=Config(limits=Limits(host_calls_per_call=0, log_lines_per_second=0)))
     def run(plugin, command):
         threading.Thread(target=supervisor.command, args=(plugin, command), daemon=True).start()
         wait_until(lambda: supervisor.plugins[plugin].status.state == "busy")
@@ -143,12 +58,12 @@ def test_kill_9_of_the_supervisor_leaves_no_process_no_folder_and_every_acknowle
         plugins.add(plugin_id)
     supervisor = host(BUSY.format(before_ready=""))
     supervisor.ready()
-    assert len(supervisor.family) == 1 + len(FIVE)
+    assert len(supervisor.family) == 1 + 2 * len(FIVE)  # zygote, templates, workers
     while supervisor.read() != ["stored", "60"]:
         pass
     supervisor.kill()
     acknowledged = 60 + sum(line.startswith("stored") and line.endswith("\n") for line in supervisor.stdout)
-    wait_until(supervisor.is_gone, "zygote and workers to end")
+    wait_until(supervisor.is_gone, "everyone to end")
     wait_until(lambda: not list((tmp_path / "run").iterdir()), "the runtime folder to be removed")
     values = stored(tmp_path / "state")
     assert {f"k{number}": str(number).encode() for number in range(acknowledged + 1)}.items() <= values.items()
@@ -167,9 +82,9 @@ def test_kill_9_of_the_supervisor_after_its_zygote_died_ends_the_workers_all_the
     word, *pids = supervisor.read()
     assert word == "ready"
     supervisor.family = [psutil.Process(int(pid)) for pid in pids if psutil.pid_exists(int(pid))]
-    assert len(supervisor.family) == len(FIVE)
+    assert len(supervisor.family) == 2 * len(FIVE)
     supervisor.kill()
-    wait_until(supervisor.is_gone, "the workers to end")
+    wait_until(supervisor.is_gone, "everyone to end")
 
 
 @pytest.mark.parametrize("how", ["pass", "sys.exit(0)", "os._exit(0)", "os.kill(os.getpid(), signal.SIGTERM)"])
@@ -188,7 +103,7 @@ def test_a_host_that_ends_without_closing_leaves_nothing(
     """)
     supervisor.ready()
     assert supervisor.wait() in (0, -signal.SIGTERM)
-    wait_until(supervisor.is_gone, "zygote and workers to end")
+    wait_until(supervisor.is_gone, "everyone to end")
     wait_until(lambda: not list((tmp_path / "run").iterdir()), "the runtime folder to be removed")
 
 

@@ -12,12 +12,13 @@ from contextlib import contextmanager
 import pytest
 
 from conftest import PluginFolder, Workspace, wait_until
-from isoplug.supervisor import CallTimeout, Supervisor
-from isoplug.supervisor.config import Calls, Config
+from isoplug.supervisor import CallTimeout, Outcome, Supervisor
+from isoplug.supervisor.config import Calls, Config, Limits
 
 PROBE = "test.probe"
 #: Far above what any of this takes, far below the default timeout of 30 s.
 SOON_SECONDS = 8.0
+UNBOUNDED = Limits(host_calls_per_call=0, log_lines_per_second=0)
 
 
 @contextmanager
@@ -32,14 +33,14 @@ def test_a_command_without_end_times_out_and_the_next_call_works(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], command: str
 ) -> None:
     plugins.add()
-    supervisor = supervise()
+    supervisor = supervise(config=Config(limits=UNBOUNDED))
     before = supervisor.plugins[PROBE].status.worker_pids
     with soon():
         with pytest.raises(CallTimeout) as caught:
             supervisor.command(PROBE, command, timeout=0.5)
         assert supervisor.call(PROBE, "echo", b"next") == b"next"
     assert caught.value.timeout_seconds == 0.5
-    assert not caught.value.retryable
+    assert caught.value.outcome is Outcome.NO_EFFECTS
     assert command in str(caught.value)
     assert supervisor.plugins[PROBE].status.worker_pids != before
 
@@ -60,10 +61,12 @@ def test_a_guest_that_overruns_the_configured_timeout_again_and_again_is_quarant
 ) -> None:
     plugins.add()
     supervisor = supervise(config=config(restart={"max_restarts": 1, "backoff_initial": 0.01}), call_timeout=0.3)
+    plugin = supervisor.plugins[PROBE]
     for _ in range(2):
+        wait_until(lambda: plugin.status.state == "ready")
         with pytest.raises(CallTimeout):
             supervisor.command(PROBE, "spin")
-    assert supervisor.plugins[PROBE].status.state == "quarantined"
+    assert plugin.status.state == "quarantined"
 
 
 def config(**sections: dict[str, object]) -> Config:
@@ -141,7 +144,7 @@ def test_a_call_that_waits_behind_another_may_be_retried_when_its_time_is_up(
         with pytest.raises(CallTimeout) as caught:
             supervisor.call(PROBE, "echo", b"x", timeout=0.1)
         assert caught.value.retryable
-        assert not caught.value.was_delivered
+        assert caught.value.outcome is Outcome.NOT_DELIVERED
         assert first.result() is None
     assert plugin.status.worker_pids == pids  # nothing happened to the worker
 

@@ -14,10 +14,11 @@ from functools import partial
 import pytest
 
 from conftest import PluginFolder, Workspace, wait_until, wait_until_computing
-from isoplug.supervisor import CallTimeout, Supervisor, WorkerCrashed
+from isoplug.supervisor import CallTimeout, PoisonedInput, Supervisor, WorkerCrashed
 from isoplug.supervisor.config import Calls, Restart
 from socket_host import PLUGIN, QUICK, Host, order, start_host
 from sync_server import SyncServer, sync_server
+from versions import put
 
 #: For tests that kill one worker after the other.
 PATIENT = Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.001, backoff_jitter=0.0)
@@ -231,8 +232,9 @@ def test_workers_that_die_while_they_ask_for_connections_leave_one(
     def ask() -> None:
         number = 0
         while not is_done.is_set():
-            with suppress(WorkerCrashed, CallTimeout):
+            with suppress(WorkerCrashed, CallTimeout, PoisonedInput):
                 host.connect(server, f"w{number % 3}")
+            host.supervisor.clear_poisoned(PLUGIN)  # it is not the input that kills
             number += 1
 
     asking = threading.Thread(target=ask)
@@ -245,3 +247,25 @@ def test_workers_that_die_while_they_ask_for_connections_leave_one(
     wait_until(lambda: '"last"' in "".join(host.heard("on_connected")[-1:]))
     assert server.most_open == 1
     wait_until(lambda: server.now_open == 1)
+
+
+def test_a_new_version_hears_of_the_connection_before_anything_else_and_so_does_the_old_one_after_a_roll_back(
+    start: Callable[..., Host], server: SyncServer, plugins: PluginFolder
+) -> None:
+    host = start()
+    wasm = host.supervisor.plugins[PLUGIN].wasm_path
+    host.connect(server)
+    peer = server.accept()
+    host.wait_heard("on_connected")
+    old = pid(host)
+    put(wasm, wasm.read_bytes() + b"\0\2\1x")  # an empty section of its own: the same code, another module
+    assert host.supervisor.reload().upgraded == (PLUGIN,)
+    host.wait_heard("on_connected", "on_connected")  # also when the server says nothing
+    new, standing_by = host.supervisor.status()[PLUGIN].worker_pids
+    assert standing_by == old
+    os.kill(new, signal.SIGKILL)
+    host.wait_heard("on_connected", "on_connected", "on_connected")
+    peer.send(b"still here")
+    assert peer.receive() == b"still here"
+    assert pid(host) == old
+    assert server.attempts == 1

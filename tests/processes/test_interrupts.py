@@ -1,0 +1,210 @@
+"""Ctrl-C in a host's thread, wherever it comes: nothing stays lent, and no lock stays held."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from itertools import count
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from conftest import PluginFolder, wait_until
+from isoplug.supervisor import Supervisor
+from isoplug.supervisor.config import Calls, Config
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.events import Mailbox
+from isoplug.supervisor.pool import Chain, Pool
+
+PROBE = "test.probe"
+
+
+_START = threading.Thread.start.__code__
+
+
+def is_starting_a_thread(frame: FrameType | None) -> bool:
+    """CPython's own ``Thread.start`` leaves its locks held when it is interrupted."""
+    while frame is not None and frame.f_code is not _START:
+        frame = frame.f_back
+    return frame is not None
+
+
+@contextmanager
+def interrupted_at(number: int) -> Iterator[list[int]]:
+    """KeyboardInterrupt at the ``number``-th place inside where the interpreter looks for signals: where a function
+    begins, and where a call has returned. The list has the places that were passed."""
+    passed: list[int] = []
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        has_started_a_thread = event == "return" and frame.f_code is _START
+        if event == "c_call" or (is_starting_a_thread(frame) and not has_started_a_thread):
+            return
+        passed.append(1)
+        if len(passed) == number:
+            raise KeyboardInterrupt
+
+    sys.setprofile(profile)
+    try:
+        yield passed
+    finally:
+        sys.setprofile(None)
+
+
+def borrow(pool: Pool, chain: Chain) -> None:
+    pool.acquire(chain, Deadline.after(10.0), 0).release()
+
+
+@contextmanager
+def inside(pool: Pool, chain: Chain) -> Iterator[None]:
+    lease = pool.acquire(chain, Deadline.after(10.0), 0)
+    try:
+        yield
+    finally:
+        lease.release()
+
+
+def interrupt_everywhere(
+    pool: Pool, around: Callable[[Chain], AbstractContextManager[None]] = lambda _: nullcontext()
+) -> int:
+    """Borrow again and again, each time interrupted one place later, until it gets through; how often that was. Each
+    time it works without an interrupt before."""
+    for number in count(1):
+        chain = Chain(pool._book)
+        with around(chain):
+            borrow(pool, chain)
+        chain = Chain(pool._book)
+        try:
+            with around(chain), interrupted_at(number):
+                borrow(pool, chain)
+        except KeyboardInterrupt:
+            chain.end()
+        else:
+            return number
+    raise AssertionError
+
+
+@pytest.fixture
+def supervisor(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> Supervisor:
+    plugins.add(PROBE)
+    return supervise(config=Config(calls=Calls(max_extra_instances=1)))
+
+
+@pytest.fixture
+def pool(supervisor: Supervisor) -> Pool:
+    return supervisor.plugins[PROBE].pool
+
+
+def test_an_interrupt_anywhere_in_borrowing_and_giving_back_leaves_the_worker_free(pool: Pool) -> None:
+    assert interrupt_everywhere(pool) > 20
+    assert pool.state == "ready"
+
+
+def test_an_interrupt_anywhere_in_borrowing_an_extra_instance_leaves_room_for_the_next(pool: Pool) -> None:
+    assert interrupt_everywhere(pool, around=partial(inside, pool)) > 20
+    assert pool.state == "ready"
+
+
+def test_an_interrupt_of_the_start_of_an_extra_instance_leaves_room_for_the_next(
+    supervisor: Supervisor, pool: Pool
+) -> None:
+    config, main = supervisor.plugins[PROBE].config_path, threading.get_ident()
+    config.write_text('{"init": "spin"}')
+
+    def interrupt() -> None:
+        wait_until(lambda: pool._extras.starting)
+        signal.pthread_kill(main, signal.SIGINT)
+
+    chain = Chain(pool._book)
+    with ThreadPoolExecutor(1) as threads, inside(pool, chain):
+        interrupting = threads.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            borrow(pool, chain)
+        interrupting.result()
+        config.unlink()
+        borrow(pool, chain)
+
+
+def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> None:
+    held = pool.acquire(Chain(pool._book), Deadline.after(10.0), 0)
+    main = threading.get_ident()
+
+    def interrupt() -> None:
+        wait_until(lambda: pool._turns._queue)
+        behind = threads.submit(borrow, pool, Chain(pool._book))
+        wait_until(lambda: len(pool._turns._queue) == 2)
+        signal.pthread_kill(main, signal.SIGINT)
+        wait_until(lambda: len(pool._turns._queue) == 1)
+        held.release()
+        behind.result(10.0)
+
+    with ThreadPoolExecutor(2) as threads:
+        interrupting = threads.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            borrow(pool, Chain(pool._book))
+        interrupting.result()
+    assert pool.state == "ready"
+
+
+def interrupt_and_go_on(step: Callable[[], None], go_on: Callable[[], None]) -> int:
+    """As ``interrupt_everywhere``, with another thread that goes on after each interrupt."""
+    with ThreadPoolExecutor(1) as elsewhere:
+        for number in count(1):
+            try:
+                with interrupted_at(number):
+                    step()
+            except KeyboardInterrupt:
+                elsewhere.submit(go_on).result(10.0)
+            else:
+                return number
+    raise AssertionError
+
+
+def test_an_interrupt_anywhere_in_posting_holds_up_nothing_that_is_posted_later() -> None:
+    delivered, is_delivering = list[str](), threading.Lock()
+
+    def deliver(item: str) -> None:
+        assert is_delivering.acquire(blocking=False), "two threads deliver at once"
+        time.sleep(0.001)
+        delivered.append(item)
+        is_delivering.release()
+
+    mailboxes = [Mailbox("a.plugin", deliver, bound=10)]
+
+    def post() -> None:
+        mailboxes.append(Mailbox("a.plugin", deliver, bound=10))
+        mailboxes[-1].post("first")
+        mailboxes[-1].resume()
+
+    def post_later() -> None:
+        delivered.clear()
+        assert mailboxes[-1].post("later")
+        assert mailboxes[-1].flush(Deadline.after(10.0))
+        assert delivered[-1:] == ["later"]
+
+    assert interrupt_and_go_on(post, post_later) > 10
+
+
+def test_an_interrupt_anywhere_in_a_look_at_the_versions_holds_up_nobody(supervisor: Supervisor) -> None:
+    versions = supervisor.plugins[PROBE].versions
+
+    def look() -> None:
+        assert versions.all
+        assert versions.note is None
+        assert versions.standing_by is None
+
+    assert interrupt_and_go_on(look, look) > 3
+
+
+def test_an_interrupt_anywhere_in_draining_holds_up_nobody(supervisor: Supervisor) -> None:
+    def drain() -> None:
+        supervisor._runner.gate.drain(Deadline.within(0.0))
+        supervisor._runner.gate.stop()
+
+    assert interrupt_and_go_on(drain, drain) > 5
