@@ -97,15 +97,18 @@ def run_python(folder: Path, *arguments: str) -> str:
 
 
 def test_the_readme_s_python_runs_on_the_demo_s_plugins(demo: Path) -> None:
-    use, checker, vault, _ = python_in_readme()
+    use, checker, vault, failing, _ = python_in_readme()
     output = run_python(demo, "-c", use)
     assert "'total'" in output
     assert "read_files" in output
     assert output.endswith(("ready\n", "busy\n"))
+    output = run_python(demo, "-c", failing)
+    assert "no_effects" in output
+    assert "diaryx.daily read_files private/letter.md" in output
     for service in (checker, vault):
         run_python(demo, "-c", f"{service}\nassert not supervisor.load_errors\nsupervisor.close()")
 
 
 def test_the_readme_s_test_passes_on_the_demo_s_plugins(demo: Path) -> None:
-    (demo / "test_words.py").write_text(python_in_readme()[3])
+    (demo / "test_words.py").write_text(python_in_readme()[4])
     assert "1 passed" in run_python(demo, "-m", "pytest", "-q")

@@ -10,7 +10,8 @@ import pytest
 
 import isoplug.supervisor
 from isoplug.shared import errors
-from isoplug.shared.errors import PluginError
+from isoplug.shared.errors import CrashReason, PluginError
+from isoplug.shared.record import CallRecord, Outcome
 
 EXAMPLES: tuple[PluginError, ...] = (
     errors.PluginError("something happened to it; look at the log", plugin_id="a.b"),
@@ -19,6 +20,7 @@ EXAMPLES: tuple[PluginError, ...] = (
     errors.ServiceError("the disk is full; free some"),
     errors.SupervisorClosed("a.b"),
     errors.LoadError("cannot be loaded; build it again", plugin_id="a.b"),
+    errors.IntegrityError("is another module; install the right one", plugin_id="a.b"),
     errors.ProtocolMismatch("a.b", 7, 1, 1),
     errors.AppVersionTooOld("a.b", "9.0.0", "1.4.1"),
     errors.PluginNotFound("a.b", ("c.d", "e.f")),
@@ -30,8 +32,19 @@ EXAMPLES: tuple[PluginError, ...] = (
     errors.PermissionDenied("a.b", "may not; add a rule", permission="read_files", target="x.md"),
     errors.DepthLimitExceeded("a.b", 8),
     errors.PluginQuarantined("a.b", "killed by SIGKILL"),
-    errors.WorkerCrashed("a.b", "killed by SIGKILL", signal=9),
-    errors.CallTimeout("a.b", "command 'x'", 1.5, was_delivered=False),
+    errors.PoisonedInput("a.b", "command 'x'", "abcd", "killed by SIGKILL"),
+    errors.PluginBusy("a.b", 100),
+    errors.WorkerCrashed("a.b", "killed by SIGKILL", reason=CrashReason.SIGNAL, signal=9),
+    errors.WorkerLimitExceeded(
+        "a.b",
+        "killed by SIGABRT: out of memory",
+        reason=CrashReason.OUT_OF_MEMORY,
+        limit="the memory of the process in bytes",
+        key="limits.process_memory",
+        figure=9,
+        bound=8,
+    ),
+    errors.CallTimeout("a.b", "command 'x'", 1.5),
     errors.CallCancelled("a.b", "command 'x'"),
 )
 
@@ -95,11 +108,85 @@ def test_the_message_says_what_to_do_next(error: PluginError, advice: str) -> No
     assert advice in str(error)
 
 
-def test_only_a_call_that_never_reached_a_worker_may_be_retried() -> None:
-    assert [error for error in EXAMPLES if error.retryable] == [
-        error for error in EXAMPLES if isinstance(error, errors.CallTimeout) and not error.was_delivered
-    ]
-    assert not errors.CallTimeout("a.b", "x", 1.0).retryable
+def recorded(*effects: tuple[str, str], is_delivered: bool = True) -> CallRecord:
+    record = CallRecord()
+    record.delivery_count = int(is_delivered)
+    for kind, target in effects:
+        record.add_effect("a.b", kind, target)
+    return record
+
+
+def test_only_what_may_be_gone_the_next_time_is_retryable() -> None:
+    assert {type(error) for error in EXAMPLES if error.retryable} == {
+        errors.WorkerCrashed,
+        errors.WorkerLimitExceeded,
+        errors.CallTimeout,
+        errors.PluginBusy,
+    }
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda error: type(error).__name__)
+def test_nothing_is_retryable_once_something_was_changed(error: PluginError) -> None:
+    error = copy.copy(error)
+    error.settle(recorded(("file_written", "a.md")))
+    assert error.outcome is Outcome.EFFECTS
+    assert not error.retryable
+
+
+def test_the_error_of_a_call_that_was_cut_short_says_what_it_leaves_behind() -> None:
+    error = errors.CallTimeout("a.b", "command 'x'", 1.5)
+    error.settle(recorded(("file_written", "a.md"), ("key_set", "one"), ("key_set", "two")))
+    assert str(error) == f"{error.message}; by then it had written a.md and set 2 keys: look before you repeat it"
+    error.settle(recorded())
+    assert str(error) == f"{error.message}; nothing had been done, so it may be repeated"
+
+
+@pytest.mark.parametrize(
+    ("figure", "bound", "key", "text"),
+    [
+        (9, 8, "limits.output", "its size is 9, the limit is 8; see limits.output"),
+        (None, 8, "limits.wasm_memory", "its size is over the limit of 8; see limits.wasm_memory"),
+        (9, 8, None, "its size is 9, the limit is 8"),
+        (None, None, None, "its size"),
+    ],
+)
+def test_a_limit_is_named_with_its_key_and_its_figures(
+    figure: int | None, bound: int | None, key: str | None, text: str
+) -> None:
+    assert str(errors.ResourceLimitExceeded("a.b", "its size", figure, bound, key=key)) == text
+
+
+def test_a_limit_that_was_met_under_way_says_what_the_call_leaves_behind() -> None:
+    for is_cut_short in (True, False):
+        error = errors.ResourceLimitExceeded("a.b", "its size", 9, 8, is_cut_short=is_cut_short)
+        error.settle(recorded(("file_written", "a.md")))
+        assert ("by then it had written a.md" in str(error)) is is_cut_short
+
+
+def test_a_worker_that_died_of_a_limit_has_crashed_and_exceeded_it() -> None:
+    (error,) = (error for error in EXAMPLES if isinstance(error, errors.WorkerLimitExceeded))
+    assert isinstance(error, errors.WorkerCrashed)
+    assert isinstance(error, errors.ResourceLimitExceeded)
+    assert str(error) == "the worker of plugin 'a.b' died: killed by SIGABRT: out of memory"
+    assert (error.key, error.figure, error.bound) == ("limits.process_memory", 9, 8)
+
+
+def test_the_error_of_a_call_that_ended_in_good_order_says_only_what_the_guest_said() -> None:
+    error = errors.CommandError("a.b", "no")
+    error.settle(recorded(("file_written", "a.md")))
+    assert str(error) == "no"
+
+
+def test_an_error_takes_its_record_along_when_it_is_pickled() -> None:
+    error = errors.WorkerCrashed("a.b", "killed by SIGKILL", reason=CrashReason.SIGNAL, signal=9)
+    record = recorded(("file_written", "a.md"))
+    record.add_host_call("a.b", "host_write_file", "a.md", "ok")
+    record.add_denial("a.b", "host_read_file", "read_files", "b.md", "no")
+    record.add_log_line("a.b", "info", "hello")
+    error.settle(record)
+    again = pickle.loads(pickle.dumps(error)).record
+    for part in ("effects", "host_calls", "denials", "log", "outcome"):
+        assert getattr(again, part) == getattr(record, part)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isoplug.shared.lockdown import Lockdown
 from isoplug.shared.wasi import VERDICT_BYTES, Order, Verdict, VerdictKind, decode_verdict, encode_verdict
 
 
@@ -28,5 +29,5 @@ def test_a_verdict_arrives_as_it_was_said_up_to_its_bound(text: str) -> None:
 
 @given(st.binary(max_size=100), st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=10)))
 def test_an_order_arrives_as_it_was_given(module: bytes, arguments: list[str]) -> None:
-    order = Order(module, arguments, "/folder", 1, 2, 3, 4)
+    order = Order(module, arguments, "/folder", 1, 2, 3, 4, Lockdown.FULL)
     assert Order.decode(order.encode()) == order

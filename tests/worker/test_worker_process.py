@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import psutil
 import pytest
 
 from conftest import PluginFolder
+from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import Supervisor
 from isoplug.supervisor.config import Config, Limits
 
@@ -20,8 +22,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def pid(plugins: PluginFolder, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setenv("ISOPLUG_TEST_SECRET", "in the host's environment")
+def pid(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> int:
     plugins.add()
     limits = Limits(open_files=40, process_memory=200 * MIB, wasm_memory=64 * MIB)
     supervisor = supervise(config=Config(limits=limits))
@@ -30,8 +31,23 @@ def pid(plugins: PluginFolder, supervise: Callable[..., Supervisor], monkeypatch
     return pid
 
 
-def zygote_of(pid: int) -> int:
+@pytest.fixture
+def visible(plugins: PluginFolder, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch) -> int:
+    """A worker that this user may look into: when that is not root, one that is not locked."""
+    monkeypatch.setenv("ISOPLUG_TEST_SECRET", "in the host's environment")
+    plugins.add()
+    supervisor = supervise(config=Config(lockdown=Lockdown.BEST_EFFORT if os.geteuid() == 0 else Lockdown.OFF))
+    supervisor.call(PROBE, "echo", b"a call, so that everything lazy is there")
+    (pid,) = supervisor.plugins[PROBE].status.worker_pids
+    return pid
+
+
+def template_of(pid: int) -> int:
     return psutil.Process(pid).ppid()
+
+
+def zygote_of(pid: int) -> int:
+    return psutil.Process(template_of(pid)).ppid()
 
 
 def limits_of(pid: int) -> dict[str, tuple[str, str]]:
@@ -39,24 +55,34 @@ def limits_of(pid: int) -> dict[str, tuple[str, str]]:
     return {line[:26].strip(): (line[26:47].strip(), line[47:68].strip()) for line in lines}
 
 
-def test_a_worker_is_a_child_of_the_zygote_and_that_of_the_supervisor(pid: int) -> None:
+def test_a_worker_is_a_child_of_its_template_that_of_the_zygote_and_that_of_the_supervisor(pid: int) -> None:
     assert psutil.Process(zygote_of(pid)).ppid() == os.getpid()
 
 
-def test_the_environment_of_the_host_reaches_neither_zygote_nor_worker(pid: int) -> None:
-    for process in (pid, zygote_of(pid)):
+def test_the_environment_of_the_host_reaches_neither_zygote_nor_worker(visible: int) -> None:
+    for process in (visible, template_of(visible), zygote_of(visible)):
         environment = Path(f"/proc/{process}/environ").read_bytes()
         assert [entry for entry in environment.split(b"\0") if entry] in ([], [b"EXTISM_CACHE_CONFIG="])
 
 
-def test_stdio_of_a_worker_is_dev_null(pid: int) -> None:
-    assert {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+def test_input_and_output_of_a_worker_are_dev_null_and_its_standard_error_is_a_small_pipe(visible: int) -> None:
+    assert {os.readlink(f"/proc/{visible}/fd/{fd}") for fd in (0, 1)} == {"/dev/null"}
+    fd = os.open(f"/proc/{visible}/fd/2", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        assert fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ) == 4096
+    finally:
+        os.close(fd)
 
 
-def test_a_worker_has_no_descriptor_beyond_its_socket_its_lifeline_and_its_runtime(pid: int) -> None:
-    targets = [os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+def test_a_worker_is_the_first_that_the_kernel_ends_when_memory_runs_out(pid: int) -> None:
+    assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == 500
+    assert int(Path(f"/proc/{zygote_of(pid)}/oom_score_adj").read_text()) < 500
+
+
+def test_a_worker_has_no_descriptor_beyond_its_socket_its_pipes_and_its_runtime(visible: int) -> None:
+    targets = [os.readlink(entry) for entry in Path(f"/proc/{visible}/fd").iterdir()]
     kinds = [target.partition(":[")[0] if target.startswith(("pipe", "socket")) else target for target in targets]
-    assert kinds.count("pipe") == 1
+    assert kinds.count("pipe") == 2  # lifeline and standard error
     assert kinds.count("socket") == 1
     own = {"anon_inode:[eventpoll]", "anon_inode:[eventfd]", "/memfd:wasm-memory-image (deleted)"}
     assert set(kinds) <= {"/dev/null", "pipe", "socket"} | own
@@ -66,7 +92,7 @@ def test_a_worker_has_no_descriptor_beyond_its_socket_its_lifeline_and_its_runti
 def test_a_worker_leads_a_session_of_its_own(pid: int) -> None:
     assert os.getsid(pid) == pid
     assert os.getpgid(pid) == pid
-    assert os.getsid(zygote_of(pid)) not in (os.getsid(0), pid)
+    assert len({os.getsid(process) for process in (0, zygote_of(pid), template_of(pid), pid)}) == 4
 
 
 def test_the_limits_of_a_worker_are_set_and_hard(pid: int) -> None:
@@ -74,6 +100,8 @@ def test_the_limits_of_a_worker_are_set_and_hard(pid: int) -> None:
     assert limits["Max core file size"] == ("0", "0")
     assert limits["Max open files"] == ("40", "40")
     assert limits["Max data size"] == (str(200 * MIB), str(200 * MIB))
+    assert limits["Max stack size"][1] == str(8 * MIB)  # what the limit of data does not count
+    assert limits["Max address space"] == (str(64 << 30), str(64 << 30))  # and its page tables
 
 
 def test_no_worker_writes_compiled_code_to_the_cache_of_the_user(
@@ -92,19 +120,19 @@ def test_no_worker_writes_compiled_code_to_the_cache_of_the_user(
 
 
 ARM_TOO_LATE = """\
-import os
+import os, signal
 from isoplug.worker.lockdown import lifeline
 read, write = os.pipe()
 os.close(write)
-lifeline.arm(read)
+lifeline.tie(read, signal.SIGKILL)
 print("still alive")
 """
 
 ARM_IN_TIME = """\
-import os
+import os, signal
 from isoplug.worker.lockdown import lifeline
 read, write = os.pipe()
-lifeline.arm(read)
+lifeline.tie(read, signal.SIGKILL)
 print("armed", flush=True)
 os.close(write)
 while True: pass

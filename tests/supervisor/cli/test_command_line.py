@@ -226,6 +226,13 @@ def test_the_other_plugins_work_and_stderr_says_what_did_not_load(broken: Shell)
     assert err.count("plugin.load_failed") == 3
 
 
+def test_an_unknown_plugin_may_be_one_that_could_not_be_loaded(broken: Shell) -> None:
+    _, err = broken.call("nobody", "x", code=1)
+    assert (
+        "no plugin 'nobody' is loaded; loaded: test.probe; could not be loaded, by folder: garbage, init, newer" in err
+    )
+
+
 def test_list_reports_what_did_not_load_with_6(broken: Shell) -> None:
     out, err = broken.run("list", "--plugins", "plugins", "--json", code=6)
     report = json.loads(out)
@@ -313,10 +320,8 @@ def test_a_terminal_gets_colour(shell: Shell) -> None:
 # --- the demo ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_demo_shows_every_scene_quickly_and_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
-    started_at = time.monotonic()
+def test_the_demo_shows_every_scene_and_leaves_nothing(shell: Shell, tmp_path: Path) -> None:
     out, err = shell.run("demo", env={"TMPDIR": str(tmp_path), "HOME": str(tmp_path)})
-    assert time.monotonic() - started_at < 10
     assert err == ""
     assert not list(tmp_path.iterdir())
     for scene in (
@@ -324,6 +329,7 @@ def test_the_demo_shows_every_scene_quickly_and_leaves_nothing(shell: Shell, tmp
         r"WorkerCrashed: the worker of plugin 'demo\.trouble' died: killed by SIGKILL",
         r"'reached': 8, .*depth limit exceeded \(max 8\)",
         r"(?m)^demo\.trouble 1\.0\.0 +ready +\d+ +\d+ +1 +1 +\d+ MiB +\d+\.\d\d s",
+        r"(?m)^diaryx\.words 1\.0\.0 +ready +\d+ \+3 ",  # extra instances, still warm
         r"new journal/\d{4}/\d\d/\d{4}-\d\d-\d\d\.md",
         r"All processes have ended, all files of the demo are removed",
     ):

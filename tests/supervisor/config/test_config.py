@@ -19,9 +19,12 @@ from isoplug.supervisor.config import (
     Http,
     Limits,
     Namespaces,
+    Recycle,
     Restart,
     SecretsKey,
     Server,
+    Service,
+    Signatures,
     Wasi,
     Websockets,
     describe_problems,
@@ -32,13 +35,16 @@ CONFIGS = Path(__file__).parents[3] / "configs"
 SECTIONS: dict[str, type[BaseModel]] = {
     "calls": Calls,
     "restart": Restart,
+    "recycle": Recycle,
     "limits": Limits,
     "http": Http,
     "websockets": Websockets,
     "server": Server,
     "secrets": SecretsKey,
+    "signatures": Signatures,
     "namespaces": Namespaces,
     "wasi": Wasi,
+    "service": Service,
 }
 
 
@@ -65,7 +71,7 @@ def test_the_default_file_equals_the_defaults_of_the_code() -> None:
 def test_the_default_file_names_every_key_once_and_comments_it() -> None:
     lines = (CONFIGS / "default.toml").read_text().splitlines()
     keys = [match[1] for line in lines if (match := re.match(r"(?:# )?([a-z_]+) = ", line))]
-    fields = [name for name in Config.model_fields if name not in SECTIONS]
+    fields = [name for name in Config.model_fields if name not in SECTIONS and name != "plugins"]
     fields += [name for section in SECTIONS.values() for name in section.model_fields]
     assert keys == fields
     for number, line in enumerate(lines):
@@ -73,9 +79,26 @@ def test_the_default_file_names_every_key_once_and_comments_it() -> None:
             assert lines[number - 1].startswith("# "), line
 
 
+def test_the_default_files_example_of_a_plugins_section_loads(file: Path) -> None:
+    lines = (CONFIGS / "default.toml").read_text().splitlines()
+    file.write_text("\n".join(line.removeprefix("#   ") for line in lines if line.startswith("#   ")))
+    (own,) = load_config(file).plugins.values()
+    assert len(own.sha256 or "") == 64
+    assert (own.workers, own.restart.max_restarts, own.recycle.calls, own.limits.cpu_per_call) == (4, 10, 1000, 2.0)
+
+
 @pytest.mark.parametrize("name", ["development.toml", "production.toml"])
 def test_the_other_files_load(name: str) -> None:
     assert load_config(CONFIGS / name) != Config()
+
+
+def test_production_is_stricter_than_the_defaults_and_development_is_not() -> None:
+    production, development = (load_config(CONFIGS / f"{name}.toml") for name in ("production", "development"))
+    assert (production.lockdown, Config().lockdown, development.lockdown) == ("full", "best-effort", "off")
+    for name in ("wasm_memory", "process_memory", "output", "processes", "host_calls_per_call", "log_lines_per_second"):
+        assert getattr(production.limits, name) < getattr(Config().limits, name), name
+    assert production.limits.cpu_per_call > 0
+    assert production.limits.host_calls_per_second > 0
 
 
 def test_the_defaults_pass_their_own_validation() -> None:
@@ -118,11 +141,44 @@ def test_what_python_takes_as_numbers_the_file_takes_with_units(
     tmp_path_factory: pytest.TempPathFactory, values: dict[str, int]
 ) -> None:
     file = tmp_path_factory.mktemp("c") / "c.toml"
-    timed = {name: f'"{value}s"' if name.endswith("timeout") else value for name, value in values.items()}
+    timed = {name: f'"{value}s"' if name.endswith(("timeout", "idle")) else value for name, value in values.items()}
     lines = [f"{name} = {value}" for name, value in timed.items()]
     file.write_text("\n".join(["[calls]", *lines]))
     expected: Any = values
     assert load_config(file) == Config(calls=Calls(**expected))
+
+
+def test_what_a_plugins_section_leaves_out_is_as_in_the_general_ones(file: Path) -> None:
+    file.write_text(
+        '[restart]\nperiod = "7s"\nbackoff_max = "60s"\n[recycle]\nage = "1h"\n'
+        '[plugins."a.b"]\nworkers = 3\n[plugins."a.b".restart]\nbackoff_initial = "45s"\n'
+        '[plugins."a.b".recycle]\ncalls = 5\nage = "0s"\n'
+        '[limits]\nframe = "1MiB"\ncpu_per_call = "9s"\n'
+        '[plugins."a.b".limits]\ncpu_per_call = "2s"\nlog_lines_per_second = 0\n'
+    )
+    config = load_config(file).override(app_version="1.5.0")
+    own, other = config.of_plugin("a.b"), config.of_plugin("c")
+    assert own.workers == 3
+    assert own.restart == Restart(period=7.0, backoff_max=60.0, backoff_initial=45.0)
+    assert own.recycle == Recycle(calls=5)
+    assert own.limits == Limits(frame=1 << 20, cpu_per_call=2.0, log_lines_per_second=0)
+    assert other.limits == Limits(frame=1 << 20, cpu_per_call=9.0)
+    assert (other.workers, other.restart, other.recycle) == (1, config.restart, Recycle(age=3600.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("worker = 2", r"""plugins."a.b".worker: unknown key; did you mean 'plugins."a.b".workers'\?"""),
+        ("workers = 0", r'plugins."a.b".workers: must be at least 1, not 0'),
+        ("[plugins.'a.b'.restart]\nperiot = '1s'", r"""did you mean 'plugins."a.b".restart.period'\?"""),
+        ("[plugins.'a.b'.recycle]\nage = 5", r'plugins."a.b".recycle.age: has no unit'),
+        ("[plugins.'a.b'.recycle]\nmemory = '-1B'", r'plugins."a.b".recycle.memory: must be a number with a unit'),
+        ("[plugins.'a.b'.restart]\nbackoff_initial = '31s'", r'plugins."a.b".restart: backoff_initial .* is longer'),
+    ],
+)
+def test_a_mistake_in_a_plugins_section_is_named_with_its_key(file: Path, text: str, says: str) -> None:
+    assert re.search(says, complaint(file, f'[plugins."a.b"]\n{text}'))
 
 
 # --- mistakes -----------------------------------------------------------------------------------------------
@@ -172,6 +228,21 @@ def test_what_python_takes_as_numbers_the_file_takes_with_units(
             r"backoff_initial \(60 s\) is longer than backoff_max \(30 s\)",
         ),
         ("[limits]\nwasm_memory = '1GiB'", r"wasm_memory \(1073741824 bytes\) is larger than process_memory"),
+        ("lockdown = 'some'", "lockdown: should be 'full', 'best-effort' or 'off', not 'some'"),
+        ("lockdown = true", "lockdown: should be 'full', 'best-effort' or 'off', not True"),
+        ("[limits]\nlockdown = 'full'", "limits.lockdown: unknown key here; it belongs to the top of the file"),
+        ("[limits]\ncpu_per_call = 5", 'limits.cpu_per_call: has no unit: .* such as "5s"'),
+        ("[limits]\nhost_calls_per_call = -1", "limits.host_calls_per_call: must be at least 0, not -1"),
+        ("[limits]\nprocesses = 3", "limits.processes: must be at least 32, not 3"),
+        (
+            "[plugins.'a.b'.limits]\nwasm_memory = '1GiB'",
+            r'plugins\."a\.b"\.limits: wasm_memory \(1073741824 bytes\) is larger than process_memory',
+        ),
+        (
+            "[plugins.'a.b'.limits]\nframe = '1MiB'",
+            r"limits\.frame: unknown key here; it belongs to section \[limits\]",
+        ),
+        ("[plugins.'a.b'.limits]\noutput = '2GiB'", r'plugins\."a\.b"\.limits\.output: must be at most 1GiB, not 2GiB'),
         ("a = [", "is not TOML: .*line 1"),
         ("x = 1\ny = = 2", "is not TOML: .*line 2"),
         ("x = 1\nx = 2", "is not TOML: .*line 2"),
@@ -254,6 +325,28 @@ def test_wrong_values_of_any_kind_are_described_in_one_line_each(values: dict[st
 )
 def test_mistakes_about_the_key_of_the_secrets_are_told(file: Path, text: str, words: str) -> None:
     assert words in complaint(file, f"[secrets]\n{text}\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('[plugins."a.b"]\nsha256 = "abc"', 'plugins."a.b".sha256: must be a SHA-256 of 64 hexadecimal digits'),
+        ('[plugins."a.b"]\nsha256 = 5', 'plugins."a.b".sha256: must be text'),
+        ('[plugins."a.b"]\nsha265 = "x"', """did you mean 'plugins."a.b".sha256'?"""),
+        ('[signatures]\ntrusted_keys = "author.pub"', "signatures.trusted_keys: must be a list of paths"),
+        ('[signatures]\ntrusted_keys = [""]', "signatures.trusted_keys.0: must be a path"),
+        ("[signatures]\nrequired = true", "required refuses every plugin as long as trusted_keys names no key"),
+    ],
+)
+def test_mistakes_about_pins_and_signatures_are_told(file: Path, text: str, words: str) -> None:
+    assert words in complaint(file, text)
+
+
+def test_trusted_keys_of_a_file_start_at_its_folder_and_hashes_are_in_lower_case(file: Path) -> None:
+    file.write_text(f'[signatures]\ntrusted_keys = ["author.pub"]\n[plugins."a.b"]\nsha256 = "{"AB" * 32}"\n')
+    config = load_config(file)
+    assert config.signatures.trusted_keys == (file.parent / "author.pub",)
+    assert config.plugins["a.b"].sha256 == "ab" * 32
 
 
 @pytest.mark.parametrize("name", ["", "A=B", "A\\u0000"])

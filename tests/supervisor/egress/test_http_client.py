@@ -21,7 +21,15 @@ from conftest import wait_until
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SupervisorClosed
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.deadline import Deadline
-from isoplug.supervisor.egress import AddressPolicy, AiohttpClient, HttpRequest, HttpResponse, Lookups, NetLoop
+from isoplug.supervisor.egress import (
+    AddressPolicy,
+    AiohttpClient,
+    HttpRequest,
+    HttpResponse,
+    Lookups,
+    NetLoop,
+    NothingDone,
+)
 from peers import Answer, HttpPeer, Seen, serve, serve_bytes
 
 MIB = 1 << 20
@@ -301,7 +309,7 @@ def test_endless_headers_end_at_their_bound(send: Send) -> None:
 def test_nothing_listens_where_the_request_goes(send: Send) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    with pytest.raises(ServiceError, match="Connection refused") as caught:
+    with pytest.raises(NothingDone, match="Connection refused") as caught:
         send(f"http://localhost:{port}/")
     assert "127.0.0.1" not in str(caught.value)
 
@@ -335,8 +343,9 @@ def test_a_slow_server_costs_the_time_of_the_call_and_no_more(
     send: Send, script: Callable[[socket.socket], None]
 ) -> None:
     with serve_bytes(script) as peer:
-        with pytest.raises(ServiceError, match="within the time"):
+        with pytest.raises(ServiceError, match="within the time") as caught:
             send(peer.url(), seconds=0.5)
+        assert not isinstance(caught.value, NothingDone)  # nobody knows
         assert open_connections(peer.port) == []
         assert peer.closed.wait(20)
 
@@ -428,7 +437,7 @@ def test_what_the_host_allows_by_name_it_does_not_allow_by_address(send: Send, p
     peer.routes["/"] = Answer(200)
     assert send(peer.url(host="LOCALHOST.")).status == 200
     for host in ("127.0.0.1", "127.0.0.2", "[::1]", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]"):
-        with pytest.raises(ServiceError, match="may not reach"):
+        with pytest.raises(NothingDone, match="may not reach"):
             send(peer.url(host=host))
     assert len(peer.seen) == 1
 
@@ -456,7 +465,7 @@ def test_a_resolver_that_hangs_costs_the_time_of_the_call_and_a_bounded_number_o
     client = AiohttpClient(loop, AddressPolicy(), Lookups(hanging), BOUND)
     try:
         for _ in range(20):
-            with living_worker(0.05) as (caller, _die), pytest.raises(ServiceError, match="within the time"):
+            with living_worker(0.05) as (caller, _die), pytest.raises(NothingDone, match="within the time"):
                 client.send(caller, HttpRequest("GET", "http://slow.example/"))
         assert 1 <= sum(thread.name == "isoplug-lookup" for thread in threading.enumerate()) <= 16
     finally:
@@ -474,7 +483,7 @@ def test_a_plugin_whose_names_are_never_found_keeps_no_other_plugin_from_looking
     client = AiohttpClient(loop, AddressPolicy(), Lookups(lookup), BOUND)
     try:
         for number in range(40):
-            with living_worker(0.05) as (caller, _die), pytest.raises(ServiceError, match="within the time"):
+            with living_worker(0.05) as (caller, _die), pytest.raises(NothingDone, match="within the time"):
                 client.send(caller, HttpRequest("GET", f"http://slow{number}.example/"))
         with living_worker() as (caller, _die), pytest.raises(ServiceError, match="a private address"):
             client.send(replace(caller, plugin_id="another.plugin"), HttpRequest("GET", "http://quick.example/"))
@@ -510,7 +519,7 @@ def test_a_name_without_an_address_says_so(loop: NetLoop) -> None:
 
     for lookup in (unknown, lambda _: []):
         client = AiohttpClient(loop, AddressPolicy(), Lookups(lookup), BOUND)
-        with living_worker() as (caller, _), pytest.raises(ServiceError, match=r"nowhere\.example"):
+        with living_worker() as (caller, _), pytest.raises(NothingDone, match=r"nowhere\.example"):
             client.send(caller, HttpRequest("GET", "http://nowhere.example/"))
 
 

@@ -19,10 +19,10 @@ def test_a_paused_item_stays_the_first_and_nothing_is_delivered_until_it_is_resu
 
     mailbox = Mailbox("a.plugin", deliver, bound=10)
     assert mailbox.post("one")
-    assert mailbox.flush(Deadline.after(WAIT_SECONDS))
+    assert not mailbox.flush(Deadline.after(WAIT_SECONDS))
     assert mailbox.post("two")
     is_ready.set()
-    assert mailbox.flush(Deadline.after(WAIT_SECONDS))
+    assert not mailbox.flush(Deadline.after(WAIT_SECONDS))
     assert delivered == []
     mailbox.resume()
     wait_until(lambda: delivered == ["one", "two"])
@@ -51,7 +51,7 @@ def test_a_mailbox_that_is_closed_while_it_is_paused_delivers_nothing_any_more()
 
     mailbox = Mailbox("a.plugin", deliver, bound=10)
     mailbox.post("one")
-    assert mailbox.flush(Deadline.after(WAIT_SECONDS))
+    assert not mailbox.flush(Deadline.after(WAIT_SECONDS))
     mailbox.close()
     mailbox.resume()
     assert not mailbox.post("two")

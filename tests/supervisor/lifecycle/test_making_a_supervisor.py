@@ -293,6 +293,7 @@ def test_status_counts_calls_and_measures_the_process(
         "last_failure": None,
         "rss_bytes": status.rss_bytes,
         "cpu_seconds": status.cpu_seconds,
+        "upgrade": None,
     }
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from conftest import PluginFolder, wait_until
+from faults import templates_of
 from guests import guest, renamed
 from isoplug.supervisor import (
     AllowAll,
@@ -21,6 +24,7 @@ from isoplug.supervisor import (
     LoadError,
     PluginNotFound,
     ProtocolMismatch,
+    SetupError,
     Supervisor,
     SupervisorClosed,
     inspect,
@@ -277,34 +281,81 @@ def test_inspect_of_a_module_that_cannot_load_is_a_load_error(plugins: PluginFol
 # --- a module that changes --------------------------------------------------------------------------------------------
 
 
-def test_a_module_changed_on_disk_is_not_started_with_the_rights_of_the_old_one(
-    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+@pytest.mark.parametrize("what", ["replaced", "half-written", "deleted", "folder deleted"])
+def test_a_restart_starts_what_was_loaded_whatever_happens_in_the_plugins_folder(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], what: str
 ) -> None:
     wasm = plugins.add()
+    supervisor = supervise()
+    plugin = supervisor.plugins[PROBE]
+    match what:
+        case "replaced":
+            wasm.write_bytes(renamed(guest("probe", plugins.cache).read_bytes(), "test.impostor"))
+        case "half-written":
+            os.truncate(wasm, wasm.stat().st_size // 2)
+        case "deleted":
+            wasm.unlink()
+        case "folder deleted":
+            shutil.rmtree(wasm.parent)
+    os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
+    wait_until(lambda: plugin.status.restarts == 1)
+    assert json.loads(supervisor.call(PROBE, "manifest"))["id"] == PROBE
+    assert supervisor.command(PROBE, "count") == 1
+
+
+def test_the_private_copy_is_a_file_without_a_name_that_goes_with_its_plugin(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    plugins.add()
+    supervisor = supervise()
+    before = set((tmp_path / "state").iterdir())
+    assert _copies(tmp_path / "state") == 1
+    supervisor.unload(PROBE)
+    assert _copies(tmp_path / "state") == 0
+    assert set((tmp_path / "state").iterdir()) == before
+
+
+def test_a_private_copy_that_was_damaged_is_not_started(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    plugins.add()
     supervisor = supervise(config=Config(restart={"max_restarts": 1, "backoff_initial": 0.01, "backoff_jitter": 0.0}))
     plugin = supervisor.plugins[PROBE]
-    wasm.write_bytes(renamed(guest("probe", plugins.cache).read_bytes(), "test.impostor"))
-    os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
+    (copy,) = _descriptors_of_copies(tmp_path / "state")
+    os.pwrite(copy, b"\xff", 1000)
+    (template,), (worker,) = templates_of(supervisor, [PROBE]), plugin.status.worker_pids
+    os.kill(template, signal.SIGKILL)  # it has compiled what was there before
+    os.kill(worker, signal.SIGKILL)
     wait_until(lambda: plugin.status.state == "quarantined")
-    failure = plugin.status.last_failure or ""
-    assert "was changed since plugin 'test.probe' was loaded" in failure
-    assert "unload and load it again" in failure
-    supervisor.unload(PROBE)
-    assert supervisor.load_plugin(wasm).id == "test.impostor"
+    assert "damaged" in (plugin.status.last_failure or "")
 
 
-def test_a_module_that_is_back_as_it_was_starts_again_after_reset(
-    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+def test_without_room_for_the_private_copy_a_load_says_so_and_leaves_nothing(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], tmp_path: Path, mounted: Callable[..., None]
 ) -> None:
-    wasm = plugins.add()
-    supervisor = supervise(config=Config(restart={"max_restarts": 0}))
-    plugin = supervisor.plugins[PROBE]
-    wasm.rename(wasm.with_name("away.wasm"))
-    os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
-    wait_until(lambda: plugin.status.state == "quarantined")
-    wasm.with_name("away.wasm").rename(wasm)
-    supervisor.reset(PROBE)
-    assert supervisor.command(PROBE, "count") == 1
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    mounted(state, "-t", "tmpfs", "-o", "size=1m,mode=0700")
+    supervisor = supervise()
+    with open(state / "filler", "wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(4096))
+    with pytest.raises(SetupError, match="No space left on device; make room there"):
+        supervisor.load_plugin(plugins.add())
+    assert PROBE not in supervisor.plugins
+    assert _copies(state) == 0
+    (state / "filler").unlink()
+    assert supervisor.load_plugin(plugins.path / PROBE / "plugin.wasm").id == PROBE
+
+
+def _copies(folder: Path) -> int:
+    return len(_descriptors_of_copies(folder))
+
+
+def _descriptors_of_copies(folder: Path) -> list[int]:
+    """This process's open files in ``folder`` that have no name."""
+    links = {int(fd.name): os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()}
+    return [fd for fd, target in links.items() if target.startswith(f"{folder}/") and target.endswith(" (deleted)")]
 
 
 def test_a_protocol_error_carries_the_plugins_own_id(

@@ -120,7 +120,7 @@ def test_a_bad_manifest_is_reported_with_what_is_wrong(zoo: Zoo, variant: str, t
         "garbage": "is not a WebAssembly module",
         "text": "is not a WebAssembly module",
         "component": "a component, perhaps",
-        "too-large": "larger than",
+        "too-large": "raise limits.wasm_module",
     }.items(),
 )
 def test_a_file_that_is_no_module_is_named_with_the_reason(zoo: Zoo, name: str, text: str) -> None:

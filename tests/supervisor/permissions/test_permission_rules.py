@@ -142,6 +142,9 @@ def test_an_exclude_that_cannot_be_understood_closes_everything_and_is_named(sco
         ("caf\u00e9", "cafe\u0301/a.md"),
         ("[T](/my%20notes)", "my notes/a.md"),
         ("[T](/a\\(b\\).txt)", "a(b).txt"),
+        ("private ", "private /a.md"),
+        ("\nprivate", "\nprivate/a.md"),
+        ("[a](b)", "[a](b)"),
     ],
 )
 def test_an_exclude_also_closes_other_spellings_of_the_same_name(scope: str, target: str) -> None:
@@ -218,6 +221,10 @@ def test_a_command_scope_names_the_command_or_the_plugin(scope: str) -> None:
     assert allows(COMMANDS, "diaryx.daily:today", scope)
     assert not allows(COMMANDS, "diaryx.daily2:today", scope)
     assert not allows(COMMANDS, "diaryx:today", scope)
+
+
+def test_an_exclude_closes_the_command_that_it_names_letter_by_letter() -> None:
+    assert verdict(COMMANDS, "a.b:run ", "all", "a.b:run ") is Verdict.DENIED
 
 
 def test_a_command_scope_does_not_cover_other_commands() -> None:

@@ -73,6 +73,14 @@ def test_everything_optional_is_read_and_the_unknown_is_kept() -> None:
     assert manifest.model_extra == {"later": {"a": [1]}}
 
 
+@pytest.mark.parametrize(("said", "means"), [(True, True), (False, False), ("yes", False), (1, False), (None, False)])
+def test_a_plugin_is_stateless_only_when_it_says_true_and_anything_else_is_no_reason_to_refuse_it(
+    said: Any, means: bool
+) -> None:
+    assert parsed(stateless=said).stateless is means
+    assert not parsed().stateless
+
+
 def test_what_the_rust_sdk_writes_for_absent_options_is_accepted() -> None:
     manifest = parsed(requested_permissions=None, min_app_version=None, ui=[], commands=[], cli=[])
     assert manifest.requested_permissions is None
@@ -314,6 +322,13 @@ def test_a_cache_of_no_use_is_ignored(folder: Path) -> None:
     write_cached(path, parsed())
     (folder / "plugin.wasm").unlink()
     assert cached(folder) is None
+
+
+def test_the_cache_remembers_that_a_plugin_is_stateless(folder: Path) -> None:
+    write_cached(folder / "manifest.json", parsed(stateless=True))
+    read = cached(folder)
+    assert read is not None
+    assert read.stateless
 
 
 def test_a_cache_that_cannot_be_written_is_no_error(folder: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from isoplug.supervisor import config
-from isoplug.supervisor.pool import RestartBudget, RestartPolicy
+from isoplug.supervisor.pool import ExitReason, Loss, RestartBudget, RestartPolicy
 from isoplug.supervisor.pool.policy import Quarantine, Restart, RestartDecision
 
 
@@ -21,7 +21,7 @@ def policy_with(**changes: Any) -> RestartPolicy:
 
 
 def fail(budget: RestartBudget, now: float, *, lived_seconds: float = 0.0, calls: int = 0) -> RestartDecision:
-    return budget.on_failure(now, lived_seconds=lived_seconds, calls=calls)
+    return budget.on_exit(Loss(ExitReason.CRASH, "killed"), now, lived_seconds=lived_seconds, calls=calls)
 
 
 def delays(policy: RestartPolicy, failures: int) -> list[float]:

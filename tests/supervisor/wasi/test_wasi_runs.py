@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import select
 import signal
 import threading
 import time
@@ -21,9 +22,13 @@ import wasmtime
 from conftest import wait_until
 from guests.wasi import wasi_program
 from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceError, SupervisorClosed
+from isoplug.shared.lockdown import Lockdown
+from isoplug.shared.wasi import Order
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.lifeline import Lifeline
 from isoplug.supervisor.wasi import MAX_ENTRIES, Outcome, Program, WasiLimits, WasiRunner, scratch_path
+from isoplug.supervisor.wasi.process import WasiProcess
 from isoplug.supervisor.wasi.scratch import Scratch
 
 MIB = 1 << 20
@@ -303,6 +308,20 @@ def test_a_run_whose_worker_ends_gives_up_its_turn(one_at_a_time: tuple[Runs, Ca
         os.close(reading)
 
 
+def test_a_process_that_is_stopped_while_it_boots_dies_when_its_host_is_gone(tmp_path: Path) -> None:
+    lifeline = Lifeline()
+    order = Order(b"", [], str(tmp_path), MIB, 64 * MIB, MIB, 60, Lockdown.BEST_EFFORT)
+    try:
+        with WasiProcess(order, b"", lifeline, 1_000) as process:
+            os.kill(process.pid, signal.SIGSTOP)
+            lifeline.cut()  # what the kernel does for a host that was killed
+            poll = select.poll()
+            poll.register(process.pidfd, select.POLLIN)
+            assert poll.poll(20_000)
+    finally:
+        lifeline.close()
+
+
 # --- the process ----------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +331,7 @@ def test_the_process_of_a_program_has_nothing_of_the_host(
     (process,) = processes()
     proc = Path(f"/proc/{process.pid}")
     assert proc.joinpath("environ").read_bytes() == b""
-    assert process.cwd() == "/"
+    assert Path(process.cwd()).parent == runs.folder  # its own
     assert os.getsid(process.pid) == process.pid
     targets = [os.readlink(entry) for entry in (proc / "fd").iterdir()]
     kinds = {target.partition(":[")[0] if target.startswith("pipe") else target for target in targets}
