@@ -19,7 +19,7 @@ MIB = 1 << 20
 START_SECONDS = 4.0
 #: What ends with a start that took too long, or took too much.
 ENDS = (CallTimeout, WorkerCrashed, LoadError, ResourceLimitExceeded)
-#: So large that compiling it meets a limit below, on all but the fastest machines; there it has no manifest, or is refused.
+#: So large that compiling it meets a limit below on most machines. Where it does not, there is no manifest in it.
 WORST = {
     "locals_through_branches": 10.0,
     "many_types": 5.0,

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from isoplug.shared.record import CallRecord, Denial, Effect, Outcome
     from isoplug.supervisor.aio import AsyncSupervisor
     from isoplug.supervisor.caller import Caller
-    from isoplug.supervisor.calls import Cancellation, Poisoned
+    from isoplug.supervisor.calls import Cancellation, Delivery, Interceptor, Poisoned, Proceed
     from isoplug.supervisor.config import Config
     from isoplug.supervisor.egress import HttpClient, HttpRequest, HttpResponse
     from isoplug.supervisor.host import EventSink, FileSource, RuntimeContext
@@ -78,6 +78,7 @@ __all__ = [
     "ConfigError",
     "CrashReason",
     "Decision",
+    "Delivery",
     "Denial",
     "DenyAll",
     "DepthLimitExceeded",
@@ -91,6 +92,7 @@ __all__ = [
     "HttpRequest",
     "HttpResponse",
     "IntegrityError",
+    "Interceptor",
     "InvalidArgument",
     "LoadError",
     "Manifest",
@@ -107,6 +109,7 @@ __all__ = [
     "PluginStatus",
     "Poisoned",
     "PoisonedInput",
+    "Proceed",
     "ProtocolMismatch",
     "ReloadReport",
     "ResourceLimitExceeded",
@@ -133,6 +136,7 @@ _HOMES = {
     "Checker": "isoplug.supervisor.permissions",
     "Config": "isoplug.supervisor.config",
     "Decision": "isoplug.supervisor.permissions",
+    "Delivery": "isoplug.supervisor.calls",
     "Denial": "isoplug.shared.record",
     "DenyAll": "isoplug.supervisor.permissions",
     "Effect": "isoplug.shared.record",
@@ -143,6 +147,7 @@ _HOMES = {
     "HttpClient": "isoplug.supervisor.egress",
     "HttpRequest": "isoplug.supervisor.egress",
     "HttpResponse": "isoplug.supervisor.egress",
+    "Interceptor": "isoplug.supervisor.calls",
     "Manifest": "isoplug.supervisor.plugins.manifest",
     "NamespaceProvider": "isoplug.supervisor.namespaces",
     "NothingDone": "isoplug.supervisor.egress",
@@ -151,6 +156,7 @@ _HOMES = {
     "Plugin": "isoplug.supervisor.plugins.table",
     "PluginStatus": "isoplug.supervisor.observe.status",
     "Poisoned": "isoplug.supervisor.calls",
+    "Proceed": "isoplug.supervisor.calls",
     "ReloadReport": "isoplug.supervisor.reload",
     "RuntimeContext": "isoplug.supervisor.host",
     "Secrets": "isoplug.supervisor.secrets",

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
 from pathlib import Path
 
 from isoplug.shared.errors import ServiceError, SetupError
-from isoplug.supervisor.calls import CallRunner
+from isoplug.supervisor.calls import CallRunner, Interceptor
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.egress import AddressPolicy, AiohttpClient, HttpClient, Lookups, NetLoop
 from isoplug.supervisor.files import reason
@@ -340,7 +341,13 @@ class _Embedded:
 
 
 def engine(
-    config: Config, runtime: Path, modules: Path, services: Services, table: PluginTable, cleanup: ExitStack
+    config: Config,
+    runtime: Path,
+    modules: Path,
+    services: Services,
+    table: PluginTable,
+    interceptors: Sequence[Interceptor],
+    cleanup: ExitStack,
 ) -> tuple[CallRunner, Loader]:
     """What runs calls and what starts workers, over one runtime folder and one zygote; copies of modules are kept in
     the folder ``modules``."""
@@ -351,7 +358,12 @@ def engine(
     book, keeper = LeaseBook(), Keeper()
     cleanup.callback(keeper.close)
     runner = CallRunner(
-        table, services, book, call_timeout_seconds=config.calls.timeout, max_depth=config.calls.max_depth
+        table,
+        services,
+        book,
+        call_timeout_seconds=config.calls.timeout,
+        max_depth=config.calls.max_depth,
+        interceptors=interceptors,
     )
     starter = Starter(launcher, runner, services, config, configured_policy(config), modules)
     return runner, Loader(starter, runner, table, services, book, keeper, config)

@@ -37,7 +37,7 @@ def inspect(
     with ExitStack() as cleanup:
         runtime = runtime_folder(cleanup)
         services = build_services(config, own, None, None, runtime, cleanup)
-        _, loader = engine(config, runtime, module_folder(config, None, None), services, PluginTable(), cleanup)
+        _, loader = engine(config, runtime, module_folder(config, None, None), services, PluginTable(), (), cleanup)
         manifest = loader.inspect(Path(wasm_path))
     try:
         check_compatible(manifest, config.app_version)

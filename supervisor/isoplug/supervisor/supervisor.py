@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -31,7 +31,7 @@ from isoplug.supervisor.assembly import (
     module_folder,
     runtime_folder,
 )
-from isoplug.supervisor.calls import CallOptions, Cancellation, Frame, Poisoned
+from isoplug.supervisor.calls import CallOptions, Cancellation, Frame, Interceptor, Poisoned
 from isoplug.supervisor.calls.commands import parse_json
 from isoplug.supervisor.config import Config, configured, load_config
 from isoplug.supervisor.deadline import Deadline
@@ -89,6 +89,8 @@ class Supervisor:
         config: everything else; the arguments above win over it.
         filesystem, storage, secrets, permissions, events, files, runtime_context, http, namespaces, websockets: a
             host's own services.
+        interceptors: stand around every call of a worker, the first one outermost: fault injection
+            (``isoplug.supervisor.chaos``), or a host's own. See ``isoplug.supervisor.calls.Interceptor``.
 
     Raises:
         SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.
@@ -119,6 +121,7 @@ class Supervisor:
         http: HttpClient | None = None,
         namespaces: NamespaceProvider | None = None,
         websockets: WebSockets | None = None,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
         check_platform()
         self._config = configured(
@@ -153,7 +156,9 @@ class Supervisor:
             self._services = build_services(self._config, own, folder, plugins, runtime, cleanup)
             self._table = PluginTable()
             modules = module_folder(self._config, folder, plugins)
-            self._runner, self._loader = engine(self._config, runtime, modules, self._services, self._table, cleanup)
+            self._runner, self._loader = engine(
+                self._config, runtime, modules, self._services, self._table, interceptors, cleanup
+            )
             _alive.add(self)
             cleanup.callback(self._end_plugins)
             handlers = Handlers(self._add_mailbox, self._resume_mailbox, self._unload, self._apply_sidecar)

@@ -6,7 +6,6 @@ host functions; ``serve`` does.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import assert_never
 
 from isoplug.shared.limits import NOTICE_BYTES
@@ -22,6 +21,7 @@ from isoplug.shared.messages import (
     Notice,
     Returned,
 )
+from isoplug.supervisor.calls.interceptor import Serve, Wire
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.pool.budget import Budget
 from isoplug.supervisor.pool.link import Breach
@@ -31,9 +31,9 @@ __all__ = ["exchange"]
 
 
 def exchange(
-    worker: Worker, export: str, data: bytes, deadline: Deadline, serve: Callable[[str, bytes], bytes]
+    worker: Worker, wire: Wire, export: str, data: bytes, deadline: Deadline, serve: Serve
 ) -> Returned | Failed:
-    """Call ``export`` with ``data`` in ``worker``; ``serve(function, payload)`` answers each host call.
+    """Call ``export`` with ``data`` in ``worker``, whose link is ``wire`` or behind it; ``serve`` answers host calls.
 
     Raises Silence at the deadline, Gone when the worker dies, Breach when it breaks the protocol, Exceeded when it goes
     beyond a limit, and what ``serve`` raises. After any of them the worker is in the middle of something and has to be
@@ -42,9 +42,9 @@ def exchange(
     call, budget = worker.next_call(), worker.budget
     sequence = 0
     patience = budget.begin()
-    worker.link.send(Invoke(call, export, data), deadline)
+    wire.send(Invoke(call, export, data), deadline)
     while True:
-        message = worker.link.receive(deadline, patience)
+        message = wire.receive(deadline, patience)
         match message:
             case Returned() | Failed():
                 if message.call != call:
@@ -56,7 +56,7 @@ def exchange(
                 if (message.call, message.sequence) != (call, sequence):
                     raise Breach("it numbered a host call wrongly")
                 budget.host_call(message.function)
-                worker.link.send(Answer(call, sequence, serve(message.function, message.payload)), deadline)
+                wire.send(Answer(call, sequence, serve(message.function, message.payload)), deadline)
             case Notice():
                 if message.call != call:
                     raise Breach("it sent a notice for another call")

@@ -28,13 +28,13 @@ _SLICE_SECONDS = 0.1
 
 class HostCalls:
     """Answers the host calls of one call: who calls, how deep and until when are fixed here. Many calls make none, so
-    the context is built for the first one."""
+    the context is built for the first one, with the ``services`` of that moment."""
 
-    __slots__ = ("_context", "_frame", "_plugin_id", "_runner", "_services", "_worker")
+    __slots__ = ("_context", "_frame", "_plugin_id", "_runner", "_worker", "services")
 
     def __init__(self, runner: CallRunner, worker: Worker, plugin_id: str, frame: Frame, services: Services) -> None:
         self._runner, self._worker, self._plugin_id = runner, worker, plugin_id
-        self._frame, self._services = frame, services
+        self._frame, self.services = frame, services
         self._context: HostContext | None = None
 
     def __call__(self, function: str, payload: bytes) -> bytes:
@@ -49,7 +49,7 @@ class HostCalls:
             if function == "host_plugin_command":  # keeps the deadline itself, and its stack is the call chain
                 answer = known.run(context, payload)
             else:
-                answer = bounded(self._services, self._frame, partial(known.run, context, payload))
+                answer = bounded(self.services, self._frame, partial(known.run, context, payload))
         finally:
             if known.is_noted:
                 note.enter(context.record, context.plugin_id, function)
@@ -61,7 +61,7 @@ class HostCalls:
         runner, plugin_id, frame = self._runner, self._plugin_id, self._frame
         context = HostContext(
             caller=Caller(plugin_id, frame.deadline, self._worker.process.watch),
-            services=self._services,
+            services=self.services,
             offered_files=frame.offered_files,
             is_cancelled=lambda token: frame.chain.is_cancelled or runner.is_token_cancelled(plugin_id, token),
             record=frame.chain.record,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from types import MappingProxyType, TracebackType
@@ -26,13 +26,14 @@ from isoplug.shared.errors import (
     WorkerCrashed,
 )
 from isoplug.shared.limits import clip
-from isoplug.shared.messages import Failed, FailureKind
+from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.exchange import exchange
 from isoplug.supervisor.calls.frame import Frame
 from isoplug.supervisor.calls.gate import Gate
 from isoplug.supervisor.calls.host_calls import HostCalls, bounded
+from isoplug.supervisor.calls.interceptor import Delivery, Interceptor, Proceed
 from isoplug.supervisor.calls.options import CallOptions
 from isoplug.supervisor.calls.poison import PoisonLedger, fingerprint_of
 from isoplug.supervisor.calls.retries import repeated
@@ -68,9 +69,18 @@ class CallRunner:
     """Thread-safe. Calls run in their caller's thread from beginning to end."""
 
     def __init__(
-        self, table: PluginTable, services: Services, book: LeaseBook, *, call_timeout_seconds: float, max_depth: int
+        self,
+        table: PluginTable,
+        services: Services,
+        book: LeaseBook,
+        *,
+        call_timeout_seconds: float,
+        max_depth: int,
+        interceptors: Sequence[Interceptor] = (),
     ) -> None:
+        """The first interceptor is the outermost."""
         self._table = table
+        self._interceptors = tuple(interceptors)
         self._services = services
         self._book = book
         self._call_timeout_seconds = call_timeout_seconds
@@ -154,7 +164,8 @@ class CallRunner:
         doing = f"export {export!r}"
         with self.gate.errand(frame.chain, plugin_id):
             try:
-                return self._call_in(worker, plugin_id, export, data, frame, services or self._services, doing)
+                services = services or self._services
+                return self._call_in(worker, plugin_id, export, data, frame, services, doing, is_lent=False)
             except _WorkerLost as lost:
                 raise lost.error from None
 
@@ -192,7 +203,7 @@ class CallRunner:
             lease.release(has_served=False)
             raise WorkerReplaced
         try:
-            output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing)
+            output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing, is_lent=True)
         except _WorkerLost as lost:
             if isinstance(lost.error, WorkerCrashed) and not _is_not_of_the_input(lost.error):
                 loss = lost.loss._replace(fingerprint=fingerprint or fingerprint_of(export, data, frame.offered_files))
@@ -240,7 +251,16 @@ class CallRunner:
                     raise SupervisorClosed(plugin.id) from None
 
     def _call_in(
-        self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, services: Services, doing: str
+        self,
+        worker: Worker,
+        plugin_id: str,
+        export: str,
+        data: bytes,
+        frame: Frame,
+        services: Services,
+        doing: str,
+        *,
+        is_lent: bool,
     ) -> bytes:
         if len(data) > self._services.frame_bytes:
             raise ResourceLimitExceeded(
@@ -251,7 +271,10 @@ class CallRunner:
         frame.chain.record.delivery_count += 1
         outer_deadline = call_deadline.set(frame.deadline)
         try:
-            outcome = exchange(worker, export, data, frame.deadline, serve)
+            if self._interceptors:
+                outcome = self._intercepted(worker, plugin_id, export, data, frame, serve, is_lent)
+            else:
+                outcome = exchange(worker, worker.link, export, data, frame.deadline, serve)
         except (Silence, Gone, Breach, Exceeded, GuestAbort) as end:
             raise self._lost(worker, plugin_id, doing, frame, end) from None
         finally:
@@ -262,6 +285,34 @@ class CallRunner:
         if isinstance(outcome, Failed):
             raise _failure(plugin_id, export, doing, outcome)
         return outcome.output
+
+    def _intercepted(
+        self, worker: Worker, plugin_id: str, export: str, data: bytes, frame: Frame, serve: HostCalls, is_lent: bool
+    ) -> Returned | Failed:
+        """Raises what ``exchange`` does."""
+
+        def proceed(delivery: Delivery) -> Returned | Failed:
+            serve.services = delivery.services
+            return exchange(delivery.worker, delivery.wire, export, data, delivery.deadline, delivery.serve)
+
+        proceed_in_turn: Proceed = proceed
+        for interceptor in reversed(self._interceptors):
+            proceed_in_turn = partial(interceptor.intercept, proceed=proceed_in_turn)
+        return proceed_in_turn(
+            Delivery(
+                plugin_id=plugin_id,
+                export=export,
+                data=data,
+                worker=worker,
+                is_lent=is_lent,
+                depth=frame.depth,
+                deadline=frame.deadline,
+                record=frame.chain.record,
+                wire=worker.link,
+                services=serve.services,
+                serve=serve,
+            )
+        )
 
     def run_nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
         """``host_plugin_command`` (SPEC section 9)."""

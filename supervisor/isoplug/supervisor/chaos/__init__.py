@@ -1,0 +1,44 @@
+"""Fault injection: put plugins and hosts through every fault that isoplug survives, and repeat a run exactly.
+
+    from isoplug.supervisor.chaos import Injector, Kill, Plan, Rule
+
+    plan = Plan((Rule(Kill("reply"), every=3),), seed=7)
+    with Supervisor("plugins", "journal", interceptors=[Injector(plan)]) as supervisor:
+        ...
+
+``isoplug chaos`` does it for a folder of plugins, under pytest there is a marker for it
+(``isoplug.supervisor.testing.pytest_plugin``).
+"""
+
+from __future__ import annotations
+
+from isoplug.supervisor.chaos.faults import CallFault, Fault, HostCallFault, fault_named, fault_names, register
+from isoplug.supervisor.chaos.faults.processes import Kill
+from isoplug.supervisor.chaos.injector import Injection, Injector
+from isoplug.supervisor.chaos.place import Place, Step, stepping
+from isoplug.supervisor.chaos.plan import Plan, Rule
+from isoplug.supervisor.chaos.report import Broken, CallEntry, Ending, FaultRow, Promise, Report, Restart
+
+__all__ = [
+    "Broken",
+    "CallEntry",
+    "CallFault",
+    "Ending",
+    "Fault",
+    "FaultRow",
+    "HostCallFault",
+    "Injection",
+    "Injector",
+    "Kill",
+    "Place",
+    "Plan",
+    "Promise",
+    "Report",
+    "Restart",
+    "Rule",
+    "Step",
+    "fault_named",
+    "fault_names",
+    "register",
+    "stepping",
+]

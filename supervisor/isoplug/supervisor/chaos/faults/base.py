@@ -1,0 +1,89 @@
+"""What a fault is.
+
+A fault strikes one delivery (``CallFault``) or one host call (``HostCallFault``). It is a value: which one, and its
+parameters; what it does when it strikes is in ``strike``. Each says how a call that it strikes may end; whatever else
+happens is a defect of isoplug, of a host, or of a plugin.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from isoplug.shared.errors import InvalidArgument, PluginError
+from isoplug.shared.messages import Failed, Returned
+from isoplug.supervisor.calls.interceptor import Delivery, Proceed, Serve
+
+__all__ = ["CallFault", "Fault", "HostCallFault", "fault_named", "fault_names", "register"]
+
+_BY_NAME: dict[str, type[Fault]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault(ABC):
+    """Base of all. ``name`` is the word for it in plans and reports.
+
+    ``ends``: the errors with which a call may end that was struck; ``may_answer``: it may be answered, too. A nested
+    call that was struck ends so for the plugin that made it, whose own call may then end as that plugin likes.
+    """
+
+    name: ClassVar[str]
+    ends: ClassVar[tuple[type[PluginError], ...]]
+    may_answer: ClassVar[bool]
+
+    def parameters(self) -> dict[str, Any]:
+        """Those that differ from their defaults, as they stand in a plan."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+
+    def __str__(self) -> str:
+        parameters = ", ".join(f"{name}={value}" for name, value in self.parameters().items())
+        return f"{self.name}({parameters})" if parameters else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class CallFault(Fault):
+    """Strikes a delivery: one call of one worker."""
+
+    @abstractmethod
+    def strike(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
+        """See ``Interceptor.intercept``."""
+
+
+@dataclass(frozen=True, slots=True)
+class HostCallFault(Fault):
+    """Strikes a host call: what a guest asks of its host during a call."""
+
+    @abstractmethod
+    def strike(self, delivery: Delivery, function: str, payload: bytes, serve: Serve) -> bytes:
+        """``serve(function, payload)``, with whatever comes before, instead and after."""
+
+
+def register(kind: type[Fault]) -> type[Fault]:
+    """Class decorator: makes a fault known under its name. A host may register its own."""
+    if kind.name in _BY_NAME:
+        raise InvalidArgument(f"there is a fault {kind.name!r} already ({_BY_NAME[kind.name].__qualname__})")
+    _BY_NAME[kind.name] = kind
+    return kind
+
+
+def fault_names() -> tuple[str, ...]:
+    return tuple(sorted(_BY_NAME))
+
+
+def fault_named(name: str, **parameters: Any) -> Fault:
+    """Raises InvalidArgument for a name or parameters that there are not."""
+    kind = _BY_NAME.get(name)
+    if kind is None:
+        raise InvalidArgument(f"there is no fault {name!r}; there are {', '.join(fault_names())}")
+    try:
+        return kind(**parameters)
+    except TypeError:
+        known = ", ".join(field.name for field in fields(kind)) or "none"
+        raise InvalidArgument(
+            f"fault {name!r} has no such parameter: {', '.join(parameters)}; it has {known}"
+        ) from None

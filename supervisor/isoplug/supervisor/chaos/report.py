@@ -1,0 +1,107 @@
+"""What a run has shown, as values: for the terminal, for JSON, for the HTML page, for a test's assertion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from isoplug.supervisor.chaos.injector import Injection
+from isoplug.supervisor.chaos.place import Step
+from isoplug.supervisor.chaos.plan import Plan
+
+__all__ = ["Broken", "CallEntry", "Ending", "FaultRow", "Promise", "Report", "Restart"]
+
+
+class Ending(StrEnum):
+    """How a step of the load ended."""
+
+    ANSWERED = "answered"  #: with a value, or with the error that the guest reports without any fault as well
+    FAILED = "failed"  #: with an error that one of the faults which struck it explains
+    WRONG = "wrong"  #: with an error that none of them explains, or with a value that is not the right one
+    LATE = "late"  #: after its deadline
+
+
+@dataclass(frozen=True, slots=True)
+class CallEntry:
+    """One step: ``what`` is ``plugin:command`` or ``event <type>``; ``error`` the type of its error, or nothing;
+    ``faults`` the names of those that struck it. Seconds since the run began."""
+
+    step: Step
+    plugin_id: str
+    what: str
+    ending: Ending
+    error: str
+    faults: tuple[str, ...]
+    attempts: int
+    began_seconds: float = field(compare=False)
+    took_seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """A worker that came in the place of one that was lost."""
+
+    plugin_id: str
+    at_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """A counter-example: what was promised and did not hold, first seen at ``step``. ``text`` is for a person."""
+
+    text: str
+    step: Step | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """An invariant that was watched: it held, or ``broken`` says where it first did not. ``note`` says what was not
+    looked at, and why."""
+
+    name: str
+    means: str
+    broken: Broken | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class FaultRow:
+    """One fault of the run: how often it struck, and how the steps that it struck ended. Recovery is the time from a
+    strike to the next answer of the same plugin, in seconds; 0 where there was none."""
+
+    name: str
+    injected: int
+    answered: int
+    failed: int
+    wrong: int
+    late: int
+    recovery_seconds: tuple[float, ...] = field(compare=False, default=())
+
+    def recovery(self, percentile: float) -> float:
+        """Of 0 to 100."""
+        times = sorted(self.recovery_seconds)
+        return times[min(len(times) - 1, int(len(times) * percentile / 100))] if times else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A whole run. Two runs of the same plan, seed and load have equal reports: times do not count (``==``).
+
+    ``repeat`` is the command line, or the Python, that repeats it. ``smallest`` is the smallest plan that still breaks
+    the first broken promise, when one broke and was shrunk.
+    """
+
+    plan: Plan
+    callers: int
+    calls: tuple[CallEntry, ...]
+    injections: tuple[Injection, ...]
+    faults: tuple[FaultRow, ...]
+    promises: tuple[Promise, ...]
+    repeat: str
+    restarts: tuple[Restart, ...] = field(compare=False, default=())
+    seconds: float = field(compare=False, default=0.0)
+    smallest: Plan | None = None
+
+    @property
+    def broken(self) -> tuple[Promise, ...]:
+        return tuple(promise for promise in self.promises if promise.broken is not None)
