@@ -19,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from hypothesis import HealthCheck, settings
 
 from guests import guest, renamed
 from hosts import Host
@@ -26,6 +27,10 @@ from isoplug.supervisor import Supervisor
 from isoplug.supervisor.plugins.table import Plugin
 
 WAIT_SECONDS = 20.0
+
+# Properties say what is right, not how fast: a machine that has other things to do is no counter-example.
+settings.register_profile("isoplug", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("isoplug")
 
 # A shell's background jobs are started with it ignored, and tests interrupt hosts by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -455,7 +455,9 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(operations)
 def test_it_behaves_like_a_dictionary(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, bytes, str | None]]

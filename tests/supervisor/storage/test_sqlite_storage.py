@@ -198,7 +198,9 @@ operations = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(operations)
 def test_it_behaves_like_a_dictionary_with_a_quota(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, bytes, int]]
