@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
 from types import FrameType
@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from conftest import PluginFolder, wait_until
-from isoplug.supervisor import Supervisor
+from conftest import WAIT_SECONDS, PluginFolder, wait_until
+from isoplug.supervisor import CallTimeout, Supervisor
 from isoplug.supervisor.config import Calls, Config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.events import Mailbox
@@ -76,10 +76,10 @@ def interrupt_everywhere(
     """Borrow again and again, each time interrupted one place later, until it gets through; how often that was. Each
     time it works without an interrupt before."""
     for number in count(1):
-        chain = Chain(pool._book)
+        chain = Chain()
         with around(chain):
             borrow(pool, chain)
-        chain = Chain(pool._book)
+        chain = Chain()
         try:
             with around(chain), interrupted_at(number):
                 borrow(pool, chain)
@@ -121,7 +121,7 @@ def test_an_interrupt_of_the_start_of_an_extra_instance_leaves_room_for_the_next
         wait_until(lambda: pool._extras.starting)
         signal.pthread_kill(main, signal.SIGINT)
 
-    chain = Chain(pool._book)
+    chain = Chain()
     with ThreadPoolExecutor(1) as threads, inside(pool, chain):
         interrupting = threads.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -132,12 +132,12 @@ def test_an_interrupt_of_the_start_of_an_extra_instance_leaves_room_for_the_next
 
 
 def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> None:
-    held = pool.acquire(Chain(pool._book), Deadline.after(10.0), 0)
+    held = pool.acquire(Chain(), Deadline.after(10.0), 0)
     main = threading.get_ident()
 
     def interrupt() -> None:
         wait_until(lambda: pool._turns._queue)
-        behind = threads.submit(borrow, pool, Chain(pool._book))
+        behind = threads.submit(borrow, pool, Chain())
         wait_until(lambda: len(pool._turns._queue) == 2)
         signal.pthread_kill(main, signal.SIGINT)
         wait_until(lambda: len(pool._turns._queue) == 1)
@@ -147,9 +147,33 @@ def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> 
     with ThreadPoolExecutor(2) as threads:
         interrupting = threads.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):
-            borrow(pool, Chain(pool._book))
+            borrow(pool, Chain())
         interrupting.result()
     assert pool.state == "ready"
+
+
+def test_an_interrupt_anywhere_on_the_way_into_and_out_of_the_queue_leaves_nobody_in_it(pool: Pool) -> None:
+    held = pool.acquire(Chain(), Deadline.after(10.0), 0)
+    for number in range(1, 40):  # more places than there are: the last ones run into their deadline uninterrupted
+        chain = Chain()
+        with suppress(KeyboardInterrupt, CallTimeout), interrupted_at(number):
+            pool.acquire(chain, Deadline.after(0.02), 0)
+        chain.end()
+        assert not pool._turns._queue
+        assert chain.waiting_for is None
+    held.release()
+    borrow(pool, Chain())
+
+
+def test_an_interrupt_anywhere_in_a_flush_is_nothing_but_an_interrupt() -> None:
+    may_go_on = threading.Event()
+    mailbox = Mailbox("a.plugin", lambda _: may_go_on.wait(), bound=10)
+    assert mailbox.post("first")
+    for number in range(1, 30):
+        with suppress(KeyboardInterrupt), interrupted_at(number):
+            assert not mailbox.flush(Deadline.after(0.02))
+    may_go_on.set()
+    assert mailbox.flush(Deadline.after(WAIT_SECONDS))
 
 
 def interrupt_and_go_on(step: Callable[[], None], go_on: Callable[[], None]) -> int:

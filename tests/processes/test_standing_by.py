@@ -31,7 +31,7 @@ def pool(supervisor: Supervisor) -> Pool:
 
 
 def borrow(pool: Pool) -> Lease:
-    return pool.acquire(Chain(pool._book), Deadline.after(20.0), 0)
+    return pool.acquire(Chain(), Deadline.after(20.0), 0)
 
 
 def test_whoever_waits_or_comes_is_sent_elsewhere_and_what_is_lent_comes_back_and_stays(

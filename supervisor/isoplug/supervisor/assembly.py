@@ -360,7 +360,6 @@ def engine(
     runner = CallRunner(
         table,
         services,
-        book,
         call_timeout_seconds=config.calls.timeout,
         max_depth=config.calls.max_depth,
         interceptors=interceptors,

@@ -91,7 +91,7 @@ class Loader:
         try:
             settings = self._settings(manifest)
             plugin = Plugin(manifest.id, started.files)
-            chain = Chain(self._book)
+            chain = Chain()
             plugin.versions = self._versions(plugin, self._release(plugin, started, chain, settings))
             self._add(plugin)
             self._services.websockets.admit(SocketGuest(self._runner, self._services, plugin))
@@ -134,7 +134,7 @@ class Loader:
 
         Raises PluginError; then ``started`` has ended and nothing has changed.
         """
-        chain = Chain(self._book)
+        chain = Chain()
         try:
             settings = _on_trial(self._settings(started.manifest))
             release = self._release(plugin, started, chain, settings)

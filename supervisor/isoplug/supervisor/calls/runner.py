@@ -42,7 +42,7 @@ from isoplug.supervisor.host import GuestAbort, HostContext, Services
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Permission
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
-from isoplug.supervisor.pool import Chain, ExitReason, Lease, LeaseBook, Loss, Pool, PoolClosed, State, Worker
+from isoplug.supervisor.pool import Chain, ExitReason, Lease, Loss, Pool, PoolClosed, State, Worker
 from isoplug.supervisor.pool.budget import Exceeded
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 from isoplug.supervisor.websockets import WorkerReplaced
@@ -72,7 +72,6 @@ class CallRunner:
         self,
         table: PluginTable,
         services: Services,
-        book: LeaseBook,
         *,
         call_timeout_seconds: float,
         max_depth: int,
@@ -82,7 +81,6 @@ class CallRunner:
         self._table = table
         self._interceptors = tuple(interceptors)
         self._services = services
-        self._book = book
         self._call_timeout_seconds = call_timeout_seconds
         self._max_depth = max_depth
         self.gate = Gate()
@@ -91,7 +89,7 @@ class CallRunner:
     # --- calls from outside ---------------------------------------------------------------------------------------
 
     def new_chain(self) -> Chain:
-        return Chain(self._book)
+        return Chain()
 
     def deadline(self, timeout: float | Deadline | None) -> Deadline:
         """Seconds from now; None means the configured default. Raises InvalidArgument."""
@@ -107,7 +105,7 @@ class CallRunner:
     ) -> _OpenFrame:
         """Context manager: a call from outside, depth 0. Errors that leave it have its outcome and record. Entering
         raises SupervisorClosed."""
-        return _OpenFrame(self.gate, Frame(Chain(self._book, record), deadline, 0, offered_files))
+        return _OpenFrame(self.gate, Frame(Chain(record), deadline, 0, offered_files))
 
     def run(self, options: CallOptions, work: Callable[[Frame], _T]) -> _T:
         """``work`` as a call from outside, with all that a caller may ask of one."""

@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 
 from isoplug.shared.errors import PluginError, WorkerCrashed
 from isoplug.shared.record import Outcome
+from isoplug.supervisor.bell import Bell
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.logs import get_logger
 
@@ -52,6 +53,7 @@ class Mailbox(Generic[_T]):
         self._thread: threading.Thread | None = None  # who delivers; any other that may run must not
         self._is_paused = False
         self._resumptions = 0
+        self._flushing: set[Bell] = set()
         self._is_closed = False
 
     def post(self, item: _T) -> bool:
@@ -83,9 +85,20 @@ class Mailbox(Generic[_T]):
     def flush(self, deadline: Deadline) -> bool:
         """Wait until everything posted so far has been handled; False at the deadline, or while what is left is
         paused."""
+        bell = Bell()
         with self._lock:
-            is_over = self._changed.wait_for(lambda: self._thread is None, deadline.remaining_seconds())
-            return is_over and not self._items
+            self._flushing.add(bell)
+        try:
+            while True:
+                with self._lock:
+                    if self._thread is None:
+                        return not self._items
+                if deadline.has_passed:
+                    return False
+                bell.wait(deadline.remaining_seconds())
+        finally:
+            with self._lock:
+                self._flushing.discard(bell)
 
     def close(self) -> None:
         """Drop what is left and accept nothing more. An item in delivery ends with its call."""
@@ -123,7 +136,8 @@ class Mailbox(Generic[_T]):
                     return
                 if not self._items or self._is_paused:
                     self._thread = None
-                    self._changed.notify_all()
+                    for bell in self._flushing:
+                        bell.ring()
                     return
                 item = self._items.popleft()
                 resumptions = self._resumptions

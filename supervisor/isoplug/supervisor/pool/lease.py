@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from isoplug.shared.record import CallRecord
+from isoplug.supervisor.bell import Bell
 from isoplug.supervisor.pool.deadlock import Waitable
 from isoplug.supervisor.pool.policy import ExitReason, Loss
 
@@ -39,22 +40,15 @@ class Chain:
     """Identity of a call chain, and the handle by which another thread can end it. ``record`` is that of the call from
     outside; everything within the chain writes into it."""
 
-    def __init__(self, book: LeaseBook, record: CallRecord | None = None) -> None:
+    def __init__(self, record: CallRecord | None = None) -> None:
         self.record = CallRecord() if record is None else record
         self.waiting_for: Waitable | None = None  # guarded by the book's lock
         self.leases: list[Lease] = []  # of the chain's thread alone
-        self._book = book
-        self._turn: threading.Condition | None = None
+        #: What its thread waits on for a worker.
+        self.turn = Bell()
         self._lock = threading.Lock()
         self._worker: Worker | None = None
         self._is_cancelled = False
-
-    @property
-    def turn(self) -> threading.Condition:
-        """What the chain waits on for a worker; over the book's lock, which has to be held. Few chains ever wait."""
-        if self._turn is None:
-            self._turn = threading.Condition(self._book.lock)
-        return self._turn
 
     @property
     def is_cancelled(self) -> bool:
@@ -81,9 +75,8 @@ class Chain:
     def pause(self, seconds: float) -> None:
         """Let that much time pass, outside any lease; a chain that is cancelled waits no longer."""
         give_up_at = time.monotonic() + seconds
-        with self._book.lock:
-            while not self._is_cancelled and (left := give_up_at - time.monotonic()) > 0:
-                self.turn.wait(left)
+        while not self._is_cancelled and (left := give_up_at - time.monotonic()) > 0:
+            self.turn.wait(left)
 
     def cancel(self) -> None:
         """End the chain from any thread: its current worker dies, a wait for a worker ends. Idempotent."""
@@ -91,8 +84,7 @@ class Chain:
             self._is_cancelled = True
             if self._worker is not None:
                 self._worker.process.kill()
-        with self._book.lock:
-            self.turn.notify()
+        self.turn.ring()
 
     def end(self) -> None:
         """The call is over: nothing may be lent to it any more. What still is, its thread was interrupted (Ctrl-C)

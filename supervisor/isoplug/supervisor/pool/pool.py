@@ -194,10 +194,11 @@ class Pool:
             member.worker.end()
 
     def give_up(self, chain: Chain) -> None:
-        """For leases: ``chain`` was lent nothing, and does not start anything any more."""
+        """For leases: ``chain`` was lent nothing, and neither waits nor starts anything any more."""
         with self._book.lock:
             self._extras.end_start(chain)
-            self._announce()
+            self._turns.leave(chain)
+            self._announce()  # the next in the queue may be able to go
 
     def drop_extra(self, member: Member) -> None:
         """For leases: its worker has ended, which costs nobody anything."""
@@ -399,31 +400,25 @@ class Pool:
     # --- lending --------------------------------------------------------------------------------------------------
 
     def _lend_regular(self, lease: Lease, chain: Chain, deadline: Deadline) -> bool:
-        """False when waiting would be for the chain itself."""
-        with self._book.lock:
-            self._refuse_if_unusable(chain)
-            if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
-                raise self._waited_too_long(deadline)
-            member = self._free_for(chain)
-            if member is None:
-                if is_stuck(chain, self):
-                    return False
-                member = self._wait(chain, deadline)
-            lease.take(member, is_extra=False)
-            return True
-
-    def _wait(self, chain: Chain, deadline: Deadline) -> Member:
-        """With the lock held, as in all that follow unless they say otherwise."""
-        self._turns.join(chain, self)
-        try:
-            while (member := self._free_for(chain)) is None:
-                if not chain.turn.wait(deadline.remaining_seconds()) and deadline.has_passed:
-                    raise self._waited_too_long(deadline)
+        """Without the lock, as it waits. False when waiting would be for the chain itself. When it raises, ``give_up``
+        takes the chain out of the queue."""
+        while True:
+            with self._book.lock:
                 self._refuse_if_unusable(chain)
-            return member
-        finally:
-            self._turns.leave(chain)
-            self._announce()  # when this chain gives up, the next in the queue may be able to go
+                if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
+                    raise self._waited_too_long(deadline)
+                if (member := self._free_for(chain)) is not None:
+                    self._turns.leave(chain)
+                    lease.take(member, is_extra=False)
+                    self._announce()  # the next in the queue may be able to go as well
+                    return True
+                if chain.waiting_for is None:
+                    if is_stuck(chain, self):
+                        return False
+                    self._turns.join(chain, self)
+            chain.turn.wait(deadline.remaining_seconds())
+
+    # From here on with the lock held, unless they say otherwise.
 
     def _free_for(self, chain: Chain) -> Member | None:
         return self._crew.free() if self._turns.is_next(chain) else None
@@ -561,6 +556,10 @@ class Pool:
                 self._wake_everybody()  # who waits tries once more, and hears why
                 self._keeper.visit(self, time.monotonic() + _NO_THREAD_SECONDS)
                 return
+            except BaseException:  # an interrupt (Ctrl-C) of this thread: nobody knows whether the other one runs
+                self._crew.starts.remove(start)
+                self._keeper.visit(self)
+                raise
 
     def _start_ended(self, start: StartUnderWay, outcome: Worker | Loss | None) -> None:
         """Without the lock, in the thread of the start."""

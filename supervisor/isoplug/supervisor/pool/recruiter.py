@@ -59,7 +59,9 @@ class Recruiter:
     def _run(self, start: StartUnderWay, delay_seconds: float) -> None:
         with self._book.lock:
             self._changed.wait_for(lambda: not (start.is_waiting and self._is_wanted()), delay_seconds)
-            chain = Chain(self._book) if self._is_wanted() else None
+            if start not in self._crew.starts:  # ``begin`` was interrupted, and another one takes its place
+                return
+            chain = Chain() if self._is_wanted() else None
             if chain is not None:
                 self._crew.begin(start, chain)
         self._ended(start, None if chain is None else self._try(chain))

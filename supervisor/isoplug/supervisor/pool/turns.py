@@ -27,19 +27,23 @@ class Turns:
         """Raises PluginBusy when as many wait as may."""
         if len(self._queue) >= self._bound:
             raise PluginBusy(self._plugin_id, self._bound)
-        self._queue.append(chain)
         chain.waiting_for = pool
+        self._queue.append(chain)
 
     def leave(self, chain: Chain) -> None:
-        chain.waiting_for = None
-        self._queue.remove(chain)
+        """Idempotent, and for a chain that never joined: an interrupt (Ctrl-C) may have come anywhere in ``join``, or
+        here."""
+        if chain.waiting_for is not None:
+            if chain in self._queue:
+                self._queue.remove(chain)
+            chain.waiting_for = None
 
     def call_next(self) -> None:
         """Wake the first one: a worker may be free for it."""
         if self._queue:
-            self._queue[0].turn.notify()
+            self._queue[0].turn.ring()
 
     def call_all(self) -> None:
         """Wake everybody: the pool has nothing for anybody any more."""
         for chain in self._queue:
-            chain.turn.notify()
+            chain.turn.ring()
