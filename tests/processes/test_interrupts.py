@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from itertools import count
-from types import FrameType
-from typing import Any
 
 import pytest
 
 from conftest import WAIT_SECONDS, PluginFolder, wait_until
+from interrupts import interrupted_at
 from isoplug.supervisor import CallTimeout, Supervisor
 from isoplug.supervisor.config import Calls, Config
 from isoplug.supervisor.deadline import Deadline
@@ -24,37 +22,6 @@ from isoplug.supervisor.events import Mailbox
 from isoplug.supervisor.pool import Chain, Pool
 
 PROBE = "test.probe"
-
-
-_START = threading.Thread.start.__code__
-
-
-def is_starting_a_thread(frame: FrameType | None) -> bool:
-    """CPython's own ``Thread.start`` leaves its locks held when it is interrupted."""
-    while frame is not None and frame.f_code is not _START:
-        frame = frame.f_back
-    return frame is not None
-
-
-@contextmanager
-def interrupted_at(number: int) -> Iterator[list[int]]:
-    """KeyboardInterrupt at the ``number``-th place inside where the interpreter looks for signals: where a function
-    begins, and where a call has returned. The list has the places that were passed."""
-    passed: list[int] = []
-
-    def profile(frame: FrameType, event: str, argument: Any) -> None:
-        has_started_a_thread = event == "return" and frame.f_code is _START
-        if event == "c_call" or (is_starting_a_thread(frame) and not has_started_a_thread):
-            return
-        passed.append(1)
-        if len(passed) == number:
-            raise KeyboardInterrupt
-
-    sys.setprofile(profile)
-    try:
-        yield passed
-    finally:
-        sys.setprofile(None)
 
 
 def borrow(pool: Pool, chain: Chain) -> None:

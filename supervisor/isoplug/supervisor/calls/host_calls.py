@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.calls.frame import Frame
 from isoplug.supervisor.host import HOST_FUNCTIONS, GuestAbort, HostContext, Note, Services
+from isoplug.supervisor.pending import Pending
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def bounded(services: Services, frame: Frame, work: Callable[[], _T]) -> _T:
     cancelled or its worker dies. Raises Silence, Gone, and what ``work`` raises."""
     if not services.may_block:
         return work()
-    done: Future[_T] = Future()
+    done: Pending[_T] = Pending()
 
     def run() -> None:
         try:
@@ -90,7 +89,7 @@ def bounded(services: Services, frame: Frame, work: Callable[[], _T]) -> _T:
     while not frame.chain.is_lost:
         try:
             return done.result(min(frame.deadline.remaining_seconds(), _SLICE_SECONDS))
-        except FutureTimeout:
+        except TimeoutError:
             if done.done():  # it raised one of its own
                 raise
             if frame.deadline.has_passed:

@@ -16,8 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +27,7 @@ from isoplug.shared.limits import LAST_WORDS_BYTES, WorkerLimits, clip
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.lifeline import Lifeline
 from isoplug.supervisor.observe.logs import get_logger
+from isoplug.supervisor.pending import Pending
 from isoplug.supervisor.pool import kernel
 from isoplug.supervisor.pool.hub import Hub
 from isoplug.supervisor.pool.link import Silence
@@ -79,7 +78,7 @@ class Forker(Protocol):
 class _Order(NamedTuple):
     """A fork that was asked for and that somebody waits for."""
 
-    forked: Future[WorkerProcess]
+    forked: Pending[WorkerProcess]
     stderr_fd: int
     limits: WorkerLimits
 
@@ -142,7 +141,7 @@ class ForkServer:
         may.
         """
         request = next(self._requests)
-        forked: Future[WorkerProcess] = Future()
+        forked: Pending[WorkerProcess] = Pending()
         with ExitStack() as lent:
             try:
                 lifeline_fd = self._lifeline.new_end()
@@ -157,7 +156,7 @@ class ForkServer:
                     _send(self._control, msgpack.packb([request, *order]), [lifeline_fd, their_stderr_fd, *fds])
                     self._asked_at[request] = time.monotonic()
                 return self._await(forked, deadline)
-            except (FutureTimeout, BlockingIOError):  # both are OSErrors, and neither means that it died
+            except (TimeoutError, BlockingIOError):  # both are OSErrors, and neither means that it died
                 self._give_up(request, forked)
                 raise Silence from None
             except OSError as error:
@@ -186,11 +185,11 @@ class ForkServer:
 
     # --- for callers ----------------------------------------------------------------------------------------------
 
-    def _await(self, forked: Future[WorkerProcess], deadline: Deadline) -> WorkerProcess:
+    def _await(self, forked: Pending[WorkerProcess], deadline: Deadline) -> WorkerProcess:
         while True:
             try:
                 return forked.result(min(self._patience_seconds(), deadline.remaining_seconds()))
-            except FutureTimeout:
+            except TimeoutError:
                 if not self._patience_seconds():
                     self.kill()  # and nothing milder: it would end its children on the way out
                     _log.warning("forker.silent", pid=self.pid, seconds=_SILENCE_SECONDS)
@@ -208,7 +207,7 @@ class ForkServer:
                 silent_at = max(owing_since, self._heard_at) + _SILENCE_SECONDS
         return max(0.0, silent_at - time.monotonic())
 
-    def _give_up(self, request: int, forked: Future[WorkerProcess]) -> None:
+    def _give_up(self, request: int, forked: Pending[WorkerProcess]) -> None:
         with self._lock:
             order = self._pending.pop(request, None)
         if order is None:
@@ -360,7 +359,7 @@ def _make_stderr() -> tuple[int, int]:
     return read_end, write_end
 
 
-def _end_unwanted(forked: Future[WorkerProcess]) -> None:
+def _end_unwanted(forked: Pending[WorkerProcess]) -> None:
     if forked.exception() is None:
         forked.result().kill()
         forked.result().close()

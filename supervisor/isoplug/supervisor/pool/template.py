@@ -9,8 +9,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable, Collection
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from isoplug.shared.lockdown import Layer, Lockdown, Protection
 from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.lifeline import Lifeline
+from isoplug.supervisor.pending import Pending
 from isoplug.supervisor.pool.budget import Allowance, worker_limits
 from isoplug.supervisor.pool.fork_server import ForkServer, ForkServerDied
 from isoplug.supervisor.pool.hub import Hub
@@ -98,7 +97,7 @@ class Template:
                 self._start(current, deadline)
             current.compiled.result(deadline.remaining_seconds())
             return current.server
-        except FutureTimeout:
+        except TimeoutError:
             raise Silence from None
         except TemplateDied:
             if self._is_closed:
@@ -187,7 +186,7 @@ class _Running:
     server: ForkServer
 
     def __init__(self, nursery: Nursery, name: str) -> None:
-        self.compiled: Future[None] = Future()
+        self.compiled: Pending[None] = Pending()
         self.waiting = 0
         self._nursery = nursery
         self._name = name

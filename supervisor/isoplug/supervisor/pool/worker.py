@@ -7,14 +7,13 @@ import select
 import signal
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
 
 from isoplug.shared.errors import ServiceError
 from isoplug.shared.limits import LAST_WORDS_BYTES, WorkerLimits
 from isoplug.shared.messages import Stop
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pending import Pending
 from isoplug.supervisor.pool import kernel
 from isoplug.supervisor.pool.budget import Allowance, Budget, Idleness
 from isoplug.supervisor.pool.cpu import CpuClock
@@ -45,7 +44,7 @@ class WorkerProcess:
         self._is_closed = False
         self._was_killed = False
         self._last_words = ""
-        self.exited: Future[ExitStatus] = Future()  # resolved by the hub's thread
+        self.exited: Pending[ExitStatus] = Pending()  # resolved by the hub's thread
         self.has_exited = False  # the same, for those who ask often
 
     def report_exit(
@@ -90,7 +89,7 @@ class WorkerProcess:
         """How it ended, as far as that is known after ``patience_seconds``."""
         try:
             return self.exited.result(patience_seconds)
-        except FutureTimeout:  # its parent is stopped
+        except TimeoutError:  # its parent is stopped
             return self._findings(self._wait_status())
 
     def last_words(self) -> str:
