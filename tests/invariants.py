@@ -49,9 +49,9 @@ __all__ = [
 ]
 
 #: How much later than its deadline a call may end on a machine that has other things to do.
-ALLOWANCE_SECONDS = 5.0
+ALLOWANCE_SECONDS = 15.0
 #: A call of the bystander, and a status, take a millisecond; seconds would mean that they waited for somebody.
-SOON_SECONDS = 5.0
+SOON_SECONDS = 15.0
 #: Resident memory may move by this much between two quarters of a run: arenas of the allocator, SQLite's pages.
 _FLAT_BYTES = 24 << 20
 #: Runs shorter than this say nothing about memory.

@@ -17,6 +17,8 @@ from conftest import PluginFolder, Workspace
 from guests import guest, renamed
 from isoplug.supervisor import CallTimeout, ConfigError, PluginError, Supervisor
 
+#: Far above a deadline of half a second on a busy machine, below the 30 seconds of a call that has none of its own.
+SOON_SECONDS = 15.0
 PARROT, OTHER = "test.parrot", "test.other"
 
 
@@ -44,7 +46,7 @@ def test_notes_that_attach_each_other_a_million_times_end_at_the_deadline(
         workspace.write(name, note("attachment", [f"missing{number}" for number in range(2000)]))
     supervisor = supervise()
     took = seconds_until(lambda: ask(supervisor, "host_workspace_file_set", timeout=0.5), CallTimeout)
-    assert took < 3.0
+    assert took < SOON_SECONDS
 
 
 def test_a_note_that_is_attached_again_and_again_is_read_once(
@@ -72,7 +74,7 @@ def test_a_full_folder_under_many_rules_is_listed_until_the_deadline_only(
         workspace.write(f"full/{number}")
     supervisor = supervise()
     took = seconds_until(lambda: ask(supervisor, function, {field: "full"}, timeout=0.3), CallTimeout)
-    assert took < 2.0
+    assert took < SOON_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -94,8 +96,8 @@ def test_a_configuration_that_grows_when_it_is_written_is_refused_in_time(
             return said if key == "set_config" else None
 
     supervisor = supervise(files=Says())
-    took = seconds_until(lambda: supervisor.set_config(PARROT, {"old": True}), ConfigError)
-    assert took < 15.0
+    with pytest.raises(ConfigError):  # and not CallTimeout
+        supervisor.set_config(PARROT, {"old": True})
     assert json.loads((plugins.path / "parrot" / "config.json").read_text()) == {"old": True}
 
 

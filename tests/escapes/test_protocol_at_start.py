@@ -25,9 +25,9 @@ from isoplug.supervisor.pool.launcher import Launcher
 from isoplug.supervisor.pool.worker import Worker
 
 MIB = 1 << 20
-GROWTH_BYTES = 64 * MIB
+GROWTH_BYTES = 128 * MIB
 #: Far beyond what any attack below takes that is not meant to last.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 LIMITS = Limits()
 
 PREFIXES = ("nothing", "half_a_greeting", "no_ready", "half_a_ready", "half_a_hello", "hello")

@@ -39,10 +39,10 @@ from isoplug.supervisor.pool import link, pool
 MIB = 1 << 20
 
 #: How much the supervisor may grow by in any attack; one whole frame has 32 MiB, is copied once to be parsed, and once
-#: out of its message.
-GROWTH_BYTES = 100 * MIB
+#: out of its message. The bombs would come to gigabytes.
+GROWTH_BYTES = 160 * MIB
 #: Far beyond what any attack below takes that is not meant to last.
-PATIENCE_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
 #: Floods are to meet what holds without these: tests/processes/test_limits.py has the limits on them.
 LIMITS = Limits(host_calls_per_call=0, log_lines_per_second=0)
 
@@ -341,11 +341,11 @@ def test_a_worker_that_lies_about_a_limit_is_not_believed(watch: Watch) -> None:
 def test_urgent_bytes_end_in_a_typed_error_and_burn_nothing(watch: Watch, attack: str) -> None:
     """What a kernel makes of them differs: it refuses, sets them aside, or lets them in."""
     before = time.process_time()
-    outcome, took = attacked(watch, attack, timeout=0.5)
+    outcome, took = attacked(watch, attack, timeout=2.0)
     assert isinstance(outcome, (CallTimeout, WorkerCrashed)), outcome
     assert took < PATIENCE_SECONDS / 4
-    if "flood" not in attack:
-        assert time.process_time() - before < 0.4
+    if "flood" not in attack:  # a thread that is woken again and again computes all the while
+        assert time.process_time() - before < 1.5
     watch.require_destroyed()
 
 

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from conftest import PluginFolder, Workspace, wait_until
-from isoplug.supervisor import CallTimeout, Outcome, Supervisor
+from isoplug.supervisor import CallTimeout, Outcome, Supervisor, database
 from isoplug.supervisor.config import Calls, Config
 
 A, B = "test.a", "test.b"
-#: Far above what any of this takes, and below every patience that is not the caller's (5 s for a locked database).
-SOON_SECONDS = 4.0
+#: Far above what any of this takes, and below every patience that is not the caller's.
+SOON_SECONDS = 20.0
 
 
 @contextmanager
@@ -29,6 +29,11 @@ def soon() -> Iterator[None]:
     started_at = time.monotonic()
     yield
     assert time.monotonic() - started_at < SOON_SECONDS
+
+
+@pytest.fixture(autouse=True)
+def a_database_is_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 2 * SOON_SECONDS)
 
 
 @pytest.fixture
@@ -72,7 +77,7 @@ def test_a_database_that_others_wait_for(
     supervisor = supervise()
     supervisor.command(A, "host", store("k"))
     with ThreadPoolExecutor(1) as threads, locked(tmp_path / "state"):
-        patient = threads.submit(supervisor.command, A, "host", store("k"), timeout=20.0)
+        patient = threads.submit(supervisor.command, A, "host", store("k"), timeout=60.0)
         wait_until(lambda: supervisor.plugins[A].status.state == "busy")
         with soon(), pytest.raises(CallTimeout):
             supervisor.command(B, "host", store("k"), timeout=0.5)

@@ -34,7 +34,7 @@ from isoplug.supervisor import Supervisor
 KINDS = ("storage", "files", "secrets", "objects")
 NAMES = 20
 #: Everybody should be gone within one second; this is what a loaded machine gets.
-GONE_SECONDS = 5.0
+GONE_SECONDS = 20.0
 _PR_SET_CHILD_SUBREAPER = 36
 
 WRITES = """

@@ -17,7 +17,7 @@ from isoplug.supervisor.config import Calls, Config, Limits
 
 PROBE = "test.probe"
 #: Far above what any of this takes, far below the default timeout of 30 s.
-SOON_SECONDS = 8.0
+SOON_SECONDS = 20.0
 UNBOUNDED = Limits(host_calls_per_call=0, log_lines_per_second=0)
 
 
@@ -109,7 +109,7 @@ def test_plugins_whose_start_spins_fail_to_load_and_the_others_run(
     plugins.add(variant="bad_manifest_spin", folder="manifest")
     plugins.add(variant="start_spin", folder="start")
     plugins.add("test.other")
-    supervisor = supervise(config=Config(calls=Calls(start_timeout=2.0)))
+    supervisor = supervise(config=Config(calls=Calls(start_timeout=5.0)))
     assert supervisor.call("test.other", "echo", b"x") == b"x"
     assert list(supervisor.plugins) == ["test.other"]
     assert set(supervisor.load_errors) == {"test.init", "test.config", "manifest", "start"}
@@ -138,7 +138,7 @@ def test_a_call_that_waits_behind_another_may_be_retried_when_its_time_is_up(
     supervisor = supervise()
     plugin = supervisor.plugins[PROBE]
     with ThreadPoolExecutor(1) as threads:
-        first = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 1500})
+        first = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 3000})
         wait_until(lambda: plugin.status.state == "busy")
         pids = plugin.status.worker_pids
         with pytest.raises(CallTimeout) as caught:

@@ -366,8 +366,8 @@ def test_a_large_module_is_read_in_no_time() -> None:
         value >>= 7
     size.append(value)
     wasm = assemble(f"(module (table 1 funcref) {TRACE} {START})") + b"\0" + bytes(size) + b"\x01x" + filler
-    began = time.process_time()
+    began = time.thread_time()
     made = prepare(wasm, 64 * MIB)
-    assert time.process_time() - began < 0.5
+    assert time.thread_time() - began < 0.5
     assert made.starts
     assert made.wasm.endswith(filler)

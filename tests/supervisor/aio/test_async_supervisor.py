@@ -91,7 +91,7 @@ def test_the_loop_goes_on_while_plugins_spin_and_waiting_calls_keep_their_deadli
             while not spinning.done():
                 await asyncio.sleep(0.01)
                 ticks += 1
-            assert ticks > 10
+            assert ticks > 2
             with pytest.raises(CallTimeout):
                 await spinning
             with pytest.raises(CallTimeout) as caught:

@@ -163,6 +163,4 @@ def test_a_kernel_without_watches_is_no_reason_to_miss_changes(folder: Path, lim
 
 def test_polling_notices_changes(folder: Path, changes: Callable[..., Changes]) -> None:
     seen = changes(folder, is_polling=True)
-    time.sleep(1.0)  # until the first look, which changes are compared with
-    (folder / "a" / "plugin.wasm").write_bytes(b"x")
-    wait_until(lambda: seen.count > 0)
+    seen.wait_for_next(lambda: (folder / "a" / "plugin.wasm").write_bytes(os.urandom(10)))

@@ -80,10 +80,10 @@ def test_a_failure_names_its_line(data: bytes, line: int | None, words: str) -> 
     "brackets", [b"[" * 65 + b"]" * 65, b"[" * 200_000, b"{a: " * 50_000, b"- " * 100_000, b"? " * 100_000]
 )
 def test_deep_nesting_is_refused_quickly(brackets: bytes) -> None:
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(FrontmatterError):
         parse(b"---\na:\n  " + brackets + b"\n---\n")
-    assert time.monotonic() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_sixty_levels_are_fine() -> None:
