@@ -67,7 +67,7 @@ def test_cancelling_a_task_that_waits_in_the_queue_costs_no_worker(run: Callable
     async def scenario(supervisor: AsyncSupervisor) -> None:
         plugin = supervisor.plugins[PROBE]
         pids = plugin.status.worker_pids
-        first = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 600}))
+        first = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 2000}))
         await until_busy(supervisor)
         second = asyncio.create_task(supervisor.call(PROBE, "echo", b"x"))
         await asyncio.to_thread(wait_until, lambda: plugin.status.calls == 2)
@@ -84,7 +84,7 @@ def test_cancelling_a_task_that_waits_in_the_queue_costs_no_worker(run: Callable
 def test_calls_that_expire_while_they_wait_for_a_thread_cost_no_worker(run: Callable[..., None]) -> None:
     async def scenario(supervisor: AsyncSupervisor) -> None:
         pids = supervisor.plugins[OTHER].status.worker_pids
-        slow = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 600}))
+        slow = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 2000}))
         await until_busy(supervisor)
         late = [supervisor.call(OTHER, "echo", b"x", timeout=0.1) for _ in range(10)]
         outcomes = await asyncio.gather(*late, return_exceptions=True)
@@ -186,7 +186,7 @@ def test_a_start_that_is_cancelled_leaves_nothing(plugins: PluginFolder, workspa
             plugins_dir=plugins.path,
             workspace=workspace.path,
             state_dir=tmp_path / "state",
-            config=Config(calls=Calls(start_timeout=1.0)),
+            config=Config(calls=Calls(start_timeout=3.0)),
         )
         task = asyncio.create_task(supervisor.start())
         await asyncio.sleep(0.2)

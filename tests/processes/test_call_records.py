@@ -151,7 +151,7 @@ def test_a_worker_that_dies_after_it_only_read_leaves_none(bench: Bench) -> None
 
 @pytest.mark.parametrize("then", ["trap", "spin", "segv", "fail", ""])
 def test_the_record_is_the_same_however_the_call_ends(bench: Bench, then: str) -> None:
-    timeout = {"timeout": 0.5} if then == "spin" else {}
+    timeout = {"timeout": 2.0} if then == "spin" else {}
     record = do(bench, write(f"{then}.md"), request("host_delete_file", path=f"{then}.md"), then=then, **timeout)
     assert kinds(record) == [("file_written", f"{then}.md", True), ("file_deleted", f"{then}.md", True)]
     assert record.attempts == 1
@@ -289,7 +289,7 @@ def test_what_a_call_was_doing_at_its_deadline_is_the_last_entry(
     supervisor = supervise(storage=storage)
     try:
         with pytest.raises(CallTimeout) as caught:
-            supervisor.command(A, "host_then", {"calls": [call]}, timeout=0.5)
+            supervisor.command(A, "host_then", {"calls": [call]}, timeout=2.0)
         assert caught.value.outcome is outcome
         record = caught.value.record
         assert record is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -25,6 +24,8 @@ from isoplug.supervisor import (
     WorkerCrashed,
 )
 from isoplug.supervisor.config import Calls, Config, Restart
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool import Chain
 
 PROBE = "test.probe"
 
@@ -197,25 +198,14 @@ def test_waiting_is_first_come_first_served(plugins: PluginFolder, supervise: Ca
     plugins.add(PROBE)
     supervisor = supervise()
     plugin = supervisor.plugins[PROBE]
-    served: list[int] = []
-
-    def call(number: int) -> None:
-        supervisor.call(PROBE, "echo", b"x")
-        served.append(number)
-
-    first = threading.Thread(target=supervisor.command, args=(PROBE, "busy", {"milliseconds": 300}))
-    first.start()
-    wait_until(lambda: plugin.status.state == "busy")
-    threads = []
-    for number in range(8):
-        threads.append(threading.Thread(target=call, args=(number,)))
-        threads[-1].start()
-        wait_until(lambda number=number: plugin.status.calls == number + 2)
-        wait_until(lambda number=number: waiting_calls(plugin) == number + 1 or served)
-    for thread in (first, *threads):
-        thread.join()
-    assert served == sorted(served)
-    assert len(served) == 8
+    held = plugin.pool.acquire(Chain(), Deadline.after(60.0), 0)
+    with ThreadPoolExecutor(8) as threads:
+        calls = []
+        for number in range(8):
+            calls.append(threads.submit(supervisor.command, PROBE, "count"))
+            wait_until(lambda number=number: waiting_calls(plugin) == number + 1)
+        held.release()
+        assert [call.result() for call in calls] == list(range(1, 9))
 
 
 def waiting_calls(plugin: Plugin) -> int:

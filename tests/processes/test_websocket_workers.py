@@ -167,7 +167,7 @@ def test_a_trap_in_on_connected_is_not_tried_again_and_messages_arrive(
 def test_an_on_connected_that_always_costs_the_worker_ends_in_quarantine(
     start: Callable[..., Host], server: SyncServer
 ) -> None:
-    host = start({"on_connected": {"do": "spin"}}, calls=Calls(timeout=0.3), restart=Restart(max_restarts=1))
+    host = start({"on_connected": {"do": "spin"}}, calls=Calls(timeout=1.0), restart=Restart(max_restarts=1))
     host.connect(server)
     server.accept()
     wait_until(lambda: host.supervisor.status()[PLUGIN].state == "quarantined")

@@ -344,7 +344,7 @@ def test_a_slow_server_costs_the_time_of_the_call_and_no_more(
 ) -> None:
     with serve_bytes(script) as peer:
         with pytest.raises(ServiceError, match="within the time") as caught:
-            send(peer.url(), seconds=0.5)
+            send(peer.url(), seconds=1.0)
         assert not isinstance(caught.value, NothingDone)  # nobody knows
         assert open_connections(peer.port) == []
         assert peer.closed.wait(20)

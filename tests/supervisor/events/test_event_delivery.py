@@ -17,7 +17,7 @@ from isoplug.supervisor import InvalidArgument, Supervisor
 from isoplug.supervisor.config import Config
 
 PROBE = "test.probe"
-IMPATIENT = Config(calls={"timeout": 0.4})
+IMPATIENT = Config(calls={"timeout": 1.5})
 
 
 def received(supervisor: Supervisor, plugin_id: str = PROBE) -> list[Any]:
@@ -158,7 +158,7 @@ def test_a_full_queue_drops_the_newest_and_says_so(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
 ) -> None:
     plugins.add()
-    supervisor = supervise(config=Config(calls={"timeout": 0.5}, limits={"event_queue": 3}))
+    supervisor = supervise(config=Config(calls={"timeout": 2.0}, limits={"event_queue": 3}))
     plugin = supervisor.plugins[PROBE]
     save(supervisor, "spin")
     wait_until(lambda: plugin.status.state == "busy")
