@@ -148,7 +148,7 @@ def test_a_crash_loop_is_quarantined_at_once_until_it_is_reset(
         with pytest.raises(PluginQuarantined) as caught:
             supervisor.call(PROBE, "echo", b"x")
     assert "SIGSEGV" in caught.value.last_failure
-    assert workers() == []
+    wait_until(lambda: workers() == [])
     supervisor.reset(PROBE)
     assert supervisor.call(PROBE, "echo", b"x") == b"x"
     with pytest.raises(WorkerCrashed):

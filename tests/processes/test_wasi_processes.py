@@ -87,7 +87,7 @@ def test_a_worker_killed_during_a_run_takes_the_program_with_it_and_nothing_else
 
 def test_a_call_that_meets_its_deadline_ends_its_program(start: Callable[..., Supervisor], runtime_base: Path) -> None:
     supervisor = start()
-    with spinning(supervisor, runtime_base, timeout=2.0) as (future, process), pytest.raises(CallTimeout):
+    with spinning(supervisor, runtime_base, timeout=8.0) as (future, process), pytest.raises(CallTimeout):
         future.result(20)
     assert is_gone(process)
     assert folders(runtime_base) == []

@@ -198,7 +198,7 @@ def test_a_start_that_a_stopped_zygote_does_not_answer_fails_at_its_deadline_and
 ) -> None:
     monkeypatch.setattr(fork_server, "_SILENCE_SECONDS", 60.0)
     plugins.add(PROBE)
-    supervisor = supervise(config=Config(calls=Calls(start_timeout=4.0, shutdown_timeout=0.5)))
+    supervisor = supervise(config=Config(calls=Calls(start_timeout=6.0, shutdown_timeout=0.5)))
     (pid,) = zygotes()
     os.kill(pid, signal.SIGSTOP)
     assert supervisor.call(PROBE, "echo", b"x") == b"x"
@@ -214,9 +214,9 @@ def test_a_start_that_a_stopped_zygote_does_not_answer_fails_at_its_deadline_and
 def test_a_stopped_zygote_is_replaced_within_the_deadline_of_a_start_and_its_workers_go_on(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fork_server, "_SILENCE_SECONDS", 0.3)
+    monkeypatch.setattr(fork_server, "_SILENCE_SECONDS", 1.0)
     plugins.add(PROBE)
-    supervisor = supervise(config=Config(calls=Calls(start_timeout=10.0)))
+    supervisor = supervise(config=Config(calls=Calls(start_timeout=30.0)))
     assert supervisor.command(PROBE, "count") == 1
     (stopped,) = zygotes()
     os.kill(stopped, signal.SIGSTOP)
