@@ -91,12 +91,12 @@ def test_a_crash_that_was_not_the_input_s_doing_is_forgotten_when_the_input_is_h
     plugin = supervisor.plugins[PROBE]
     with ThreadPoolExecutor(1) as threads:
         for _ in range(2):
-            call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 1000})
+            call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 2000})
             wait_until_computing(plugin)
             os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
             with pytest.raises(WorkerCrashed):
                 call.result()
-            assert supervisor.command(PROBE, "busy", {"milliseconds": 1000}) is None
+            assert supervisor.command(PROBE, "busy", {"milliseconds": 2000}) is None
     assert supervisor.poisoned() == []
 
 
@@ -107,13 +107,13 @@ def test_an_input_whose_workers_somebody_else_killed_is_not_set_aside(start: Cal
     plugin = supervisor.plugins[PROBE]
     with ThreadPoolExecutor(1) as threads:
         for _ in range(3):
-            call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 1000})
+            call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 2000})
             wait_until_computing(plugin)
             os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
             with pytest.raises(WorkerCrashed):
                 call.result()
     assert supervisor.poisoned() == []
-    assert supervisor.command(PROBE, "busy", {"milliseconds": 1000}) is None
+    assert supervisor.command(PROBE, "busy", {"milliseconds": 2000}) is None
 
 
 def test_an_input_can_be_taken_up_again(start: Callable[..., Supervisor]) -> None:
