@@ -339,7 +339,7 @@ def test_an_answer_of_the_bound_is_refused_with_what_to_change(
 
 def test_a_timeout_of_less_than_a_second_is_a_second(bench: Bench, peer: HttpPeer) -> None:
     def a_little_later(_: Seen) -> Answer:
-        threading.Event().wait(0.2)
+        threading.Event().wait(0.05)
         return Answer(200)
 
     peer.routes["/"] = a_little_later
@@ -364,7 +364,7 @@ def test_the_calls_deadline_ends_the_request_and_its_connection(bench: Bench, ti
     payload = {"url": "", "method": "GET", "headers": {}, "timeout_ms": timeout_ms}
     with serve_bytes(silent) as slow:
         with pytest.raises(CallTimeout):
-            bench.ask("host_http_request", payload | {"url": slow.url()}, timeout=0.5)
+            bench.ask("host_http_request", payload | {"url": slow.url()}, timeout=1.5)
         assert slow.closed.wait(20)
     assert bench.answers()
 

@@ -319,7 +319,7 @@ def test_a_version_that_cannot_start_changes_nothing_and_says_why(
     text: str,
 ) -> None:
     wasm = plugins.add()
-    supervisor = supervise(config=config({"start_timeout": 2.0}))
+    supervisor = supervise(config=config({"start_timeout": 4.0}))
     supervisor.command(PROBE, "count")
     put(wasm, guest(variant, plugins.cache, *defines).read_bytes())
     report = supervisor.reload()
@@ -480,7 +480,7 @@ def test_a_call_in_progress_finishes_on_the_old_version_and_those_behind_it_go_o
     supervisor = supervise(config=config({"shutdown_timeout": 0.1}, trial_calls=1))
     plugin = supervisor.plugins[PROBE]
     with ThreadPoolExecutor(5) as threads:
-        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=6.0)
+        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=10.0)
         wait_until_computing(plugin)
         waiting = [threads.submit(version_of, supervisor) for _ in range(4)]
         wait_until(lambda: plugin.status.calls == 5)
@@ -528,7 +528,7 @@ def test_events_that_wait_go_to_the_new_version(plugins: PluginFolder, supervise
     supervisor = supervise(config=config())
     paths = [f"{number}.md" for number in range(5)]
     with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=4.0)
+        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=8.0)
         wait_until_computing(supervisor.plugins[PROBE])
         for path in paths:
             supervisor.emit("file_saved", {"path": path})
@@ -699,7 +699,7 @@ def test_both_versions_share_what_is_stored(
 def test_a_trial_does_not_hold_up_another_plugin(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> None:
     wasm = plugins.add()
     plugins.add("test.other")
-    supervisor = supervise(config=config({"start_timeout": 3.0}))
+    supervisor = supervise(config=config({"start_timeout": 5.0}))
     put(wasm, build(plugins, "2.0.0", "INIT_SPIN"))
     with ThreadPoolExecutor(1) as threads:
         reloading = threads.submit(supervisor.reload)
