@@ -438,7 +438,7 @@ def test_a_call_to_a_silent_server_ends_at_its_deadline(
             config=Config.model_validate({"namespaces": {"provider": "server"}}), runtime_context=Own(peer.url())
         )
         with pytest.raises(CallTimeout):
-            ask(supervisor, "host_namespace_list", {}, timeout=0.3)
+            ask(supervisor, "host_namespace_list", {}, timeout=1.5)
         assert peer.closed.wait(20)
 
 

@@ -28,13 +28,14 @@ class Changes:
     def _add(self) -> None:
         self.count += 1
 
-    def wait_for_next(self, touch: Callable[[], object]) -> None:
-        """``touch`` again and again, since a watch does not begin at once."""
+    def wait_for_next(self, touch: Callable[[], object], pause_seconds: float = 5.0) -> None:
+        """``touch`` again and again, since a watch does not begin at once; a change that follows within the pause is
+        that of a folder which has not come to rest."""
         before = self.count
 
         def has_noticed() -> bool:
             touch()
-            give_up_at = time.monotonic() + 5.0  # a change that follows at once is a folder that has not come to rest
+            give_up_at = time.monotonic() + pause_seconds
             while self.count == before and time.monotonic() < give_up_at:
                 time.sleep(0.01)
             return self.count > before
@@ -163,4 +164,5 @@ def test_a_kernel_without_watches_is_no_reason_to_miss_changes(folder: Path, lim
 
 def test_polling_notices_changes(folder: Path, changes: Callable[..., Changes]) -> None:
     seen = changes(folder, is_polling=True)
-    seen.wait_for_next(lambda: (folder / "a" / "plugin.wasm").write_bytes(os.urandom(10)))
+    time.sleep(1.0)  # most of the time the first look, which changes are compared with, is over by now
+    seen.wait_for_next(lambda: (folder / "a" / "plugin.wasm").write_bytes(os.urandom(10)), pause_seconds=15.0)
