@@ -75,10 +75,11 @@ def test_the_wait_begins_anew_with_every_connection_that_was_made(
 
 def test_a_new_connection_waits_until_a_stubborn_one_is_gone(start: Callable[..., Host], server: SyncServer) -> None:
     done = threading.Event()
+    has_given_in: list[bool] = []
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(upgraded(stubborn.requests[-1]))
-        done.wait(WAIT_SECONDS)  # reads nothing, so not even the goodbye gets out
+        has_given_in.append(not done.wait(WAIT_SECONDS))  # reads nothing, so not even the goodbye gets out
 
     with serve_bytes(talk) as stubborn:
         host = start()
@@ -90,6 +91,8 @@ def test_a_new_connection_waits_until_a_stubborn_one_is_gone(start: Callable[...
         server.accept()
         assert own_ends(stubborn.port) == []
         done.set()
+        wait_until(lambda: has_given_in)
+    assert has_given_in == [False]
 
 
 def test_a_server_whose_certificate_nobody_trusts_is_not_connected_to(
@@ -340,12 +343,13 @@ def test_a_guest_that_connects_in_init_and_then_fails_to_load_leaves_no_socket(
 @pytest.mark.parametrize("reads", [True, False])
 def test_closing_does_not_wait_for_a_server_that_never_says_goodbye(start: Callable[..., Host], reads: bool) -> None:
     done = threading.Event()
+    has_given_in: list[bool] = []
 
     def talk(connection: socket.socket) -> None:
         connection.sendall(upgraded(peer.requests[-1]))
         while reads and connection.recv(65536):
             pass
-        done.wait(WAIT_SECONDS)
+        has_given_in.append(not done.wait(WAIT_SECONDS))
 
     with serve_bytes(talk) as peer:
         host = start()
@@ -356,6 +360,8 @@ def test_closing_does_not_wait_for_a_server_that_never_says_goodbye(start: Calla
         host.supervisor.close()
         assert own_ends(peer.port) == []
         done.set()
+        wait_until(lambda: has_given_in)
+    assert has_given_in == [False]
 
 
 def test_closing_while_the_server_has_not_answered_the_upgrade(start: Callable[..., Host]) -> None:
@@ -429,6 +435,7 @@ def test_a_transport_that_does_not_return_from_open_does_not_keep_the_supervisor
     with pytest.raises(CallTimeout):
         host.connect("https://server.example")
     host.supervisor.close()
+    assert not slow.opened, "closing has waited for the transport"
     slow.may_return.set()
     wait_until(lambda: slow.closed)
     assert host.heard() == []

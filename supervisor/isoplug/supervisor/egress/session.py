@@ -50,9 +50,12 @@ async def open_session(
     )
     try:
         async with _session(connector, host, on_connected) as session:
-            yield session
+            try:
+                yield session
+            finally:
+                _shut_down(sockets)
     finally:
-        await _end(sockets)
+        await _closed(sockets)
 
 
 def _session(connector: aiohttp.TCPConnector, host: str, on_connected: Callable[[], None]) -> aiohttp.ClientSession:
@@ -129,12 +132,15 @@ class _Sipping(socket.socket):
         return super().recv_into(buffer, min(size or len(buffer), _MAX_READ_BYTES), flags)
 
 
-async def _end(sockets: Iterable[socket.socket]) -> None:
-    """A transport that is closed first sends what is left in its buffer, for as long as the peer does not read; on a
-    socket that was shut down it fails to, and closes."""
+def _shut_down(sockets: Iterable[socket.socket]) -> None:
+    """Before aiohttp closes its transports, since it waits for them: one that is closed first sends what is left in
+    its buffer, for as long as the peer does not read; on a socket that was shut down it fails to, and closes."""
     for left in sockets:
         with suppress(OSError):  # it is closed, or was never connected
             left.shutdown(socket.SHUT_RDWR)
+
+
+async def _closed(sockets: Iterable[socket.socket]) -> None:
     for _ in range(_TURNS):
         if all(left.fileno() == -1 for left in sockets):
             return

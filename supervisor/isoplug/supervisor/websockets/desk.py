@@ -96,12 +96,11 @@ class Desk:
 
     def hush(self, plugin_id: str) -> None:
         """The plugin is about to go: nothing arrives and it gets no other connection, but it may send its last words,
-        from ``shutdown``."""
+        from ``shutdown``. Waits for nobody: what is being opened at this moment is closed by ``connect``."""
         place = self._places.get(plugin_id)
         if place is not None:
-            with place.lock:
-                place.is_closed = True
-                place.inbox.close()
+            place.is_closed = True
+            place.inbox.close()
 
     def dismiss(self, plugin_id: str) -> None:
         """The plugin is gone: when this returns, what it sent is on its way or given up, and no socket is left."""
