@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import select
 import shutil
 import signal
 import socket
@@ -109,8 +110,8 @@ class Campaign:
             self._bury(self._victim)
             self._victim = None
         if self._victim is None:
-            # Waits for nothing, and ends with this process.
-            self._victim = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            # Says back what it is told, and ends with this process.
+            self._victim = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self._mark.value = b""
         self._attacked += 1
         folder = Path(self._targets.folder) / str(self._attacked)
@@ -134,11 +135,8 @@ class Campaign:
     def _checked(self, verdict: Verdict) -> Verdict:
         """Whatever the attack says, what has happened to its targets counts."""
         assert self._victim is not None
-        if verdict.detail == "victim signalled":
-            try:
-                self._victim.wait(_WAIT_SECONDS)
-            except subprocess.TimeoutExpired:
-                return Verdict("foiled", "the victim lives")
+        if verdict.detail == "victim signalled" and _lives(self._victim):
+            return Verdict("foiled", "the victim lives")
         if self._victim.poll() is not None:
             return Verdict("succeeded", "the victim is dead")
         if self._mark.value == MARK:
@@ -151,6 +149,22 @@ class Campaign:
             return  # it died of its success, and its successor is on its way
         os.kill(pid, signal.SIGKILL)
         _wait_until(lambda: self.worker_pid(_ATTACKER) not in (0, pid))
+
+
+def _lives(victim: subprocess.Popen[bytes]) -> bool:
+    """Whether no signal that ends it was on its way: it would meet that before it answers."""
+    assert victim.stdin is not None
+    assert victim.stdout is not None
+    try:
+        victim.stdin.write(b"?")
+    except BrokenPipeError:
+        is_answered = False
+    else:
+        readable, _, _ = select.select([victim.stdout], [], [], _WAIT_SECONDS)
+        is_answered = not readable or victim.stdout.read(1) == b"?"  # without a word it is stopped, and not dead
+    if not is_answered:
+        victim.wait(_WAIT_SECONDS)
+    return is_answered
 
 
 def _verdict_of(crash: WorkerCrashed) -> Verdict:
