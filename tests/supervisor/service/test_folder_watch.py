@@ -9,18 +9,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from conftest import wait_until
 from isoplug.supervisor.files import write_atomically
+from isoplug.supervisor.service import watch
 from isoplug.supervisor.service.watch import FolderWatch
 
 
 class Changes:
     def __init__(self, folder: Path, *, is_polling: bool = False) -> None:
         self.count = 0
+        self._folder, self._is_polling = folder, is_polling
         self._watch = FolderWatch(folder, self._add, is_polling=is_polling)
         self._watch.start()
         self.stop = self._watch.stop
@@ -29,8 +32,9 @@ class Changes:
         self.count += 1
 
     def wait_for_next(self, touch: Callable[[], object], pause_seconds: float = 5.0) -> None:
-        """``touch`` again and again, since a watch does not begin at once; a change that follows within the pause is
-        that of a folder which has not come to rest."""
+        """``touch`` as soon as the folder seems to be watched, which it is not at once, and again when that was too
+        early; a change that follows within the pause is that of a folder which has not come to rest."""
+        wait_until(lambda: self._is_polling or watches() >= sum(1 for _ in os.walk(self._folder)), "the watches")
         before = self.count
 
         def has_noticed() -> bool:
@@ -43,16 +47,25 @@ class Changes:
         wait_until(has_noticed, "the change to be noticed")
 
 
+def watches() -> int:
+    """How many of the kernel's this process has."""
+    found = 0
+    for info in Path("/proc/self/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            found += info.read_text().count("inotify wd:")
+    return found
+
+
 @pytest.fixture
 def changes(tmp_path: Path) -> Iterator[Callable[..., Changes]]:
-    watches: list[Changes] = []
+    started: list[Changes] = []
 
-    def watch(folder: Path, **options: bool) -> Changes:
-        watches.append(Changes(folder, **options))
-        return watches[-1]
+    def start(folder: Path, **options: bool) -> Changes:
+        started.append(Changes(folder, **options))
+        return started[-1]
 
-    yield watch
-    for one in watches:
+    yield start
+    for one in started:
         one.stop()
 
 
@@ -78,7 +91,7 @@ def test_a_change_is_noticed_after_the_folder_has_come_to_rest(folder: Path, cha
     copier = threading.Thread(target=copy_slowly)
     copier.start()
     try:
-        time.sleep(3.0)  # five times what counts as rest
+        time.sleep(1.5)  # more than twice what counts as rest
         assert seen.count == before
     finally:
         writing.set()
@@ -91,7 +104,7 @@ def test_what_isoplug_itself_writes_is_no_change(folder: Path, changes: Callable
     seen.wait_for_next(lambda: (folder / "b").write_bytes(b""))
     before = seen.count
     write_atomically(folder / "a" / "manifest.json", b"{}")
-    time.sleep(3.0)  # twice what noticing takes
+    time.sleep(1.6)  # twice what noticing takes
     assert seen.count == before
     write_atomically(folder / "a" / "config.json", b"{}")
     wait_until(lambda: seen.count > before)
@@ -107,12 +120,14 @@ def test_new_folders_are_watched_too(folder: Path, changes: Callable[..., Change
     wait_until(lambda: seen.count > before + 1)
 
 
-def test_a_folder_that_vanishes_and_comes_back_is_watched_again(folder: Path, changes: Callable[..., Changes]) -> None:
+def test_a_folder_that_vanishes_and_comes_back_is_watched_again(
+    folder: Path, changes: Callable[..., Changes], caplog: pytest.LogCaptureFixture
+) -> None:
     seen = changes(folder)
     seen.wait_for_next(lambda: (folder / "b").write_bytes(b""))
     before = seen.count
     folder.rename(folder.with_name("away"))
-    time.sleep(1.5)
+    wait_until(lambda: "watch.folder_is_gone" in caplog.text)
     folder.mkdir()
     wait_until(lambda: seen.count > before, "the new folder to be noticed")
     seen.wait_for_next(lambda: (folder / "c").write_bytes(b""))
@@ -136,8 +151,10 @@ WITHOUT_WATCHES = """
 import sys, threading
 from pathlib import Path
 from isoplug.supervisor.observe.logs import to_stderr
+from isoplug.supervisor.service import watch as module
 from isoplug.supervisor.service.watch import FolderWatch
 
+module._POLL_MS, module._QUIET_POLLING_MS = 200, 500
 Path(sys.argv[2]).write_text("0")  # of this name space of users, which has a kernel's limits of its own
 to_stderr("INFO")
 is_changed = threading.Event()
@@ -162,7 +179,11 @@ def test_a_kernel_without_watches_is_no_reason_to_miss_changes(folder: Path, lim
     assert "WARNING watch.polling_instead" in result.stderr
 
 
-def test_polling_notices_changes(folder: Path, changes: Callable[..., Changes]) -> None:
+def test_polling_notices_changes(
+    folder: Path, changes: Callable[..., Changes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_POLL_MS", 200)
+    monkeypatch.setattr(watch, "_QUIET_POLLING_MS", 500)
     seen = changes(folder, is_polling=True)
     time.sleep(1.0)  # most of the time the first look, which changes are compared with, is over by now
     seen.wait_for_next(lambda: (folder / "a" / "plugin.wasm").write_bytes(os.urandom(10)), pause_seconds=15.0)
