@@ -147,14 +147,14 @@ send, module.socket.send_fds = module.socket.send_fds, die
     wait_until_tidy(supervisor)
 
 
-def test_descriptors_are_as_many_after_two_hundred_restarts(
+def test_descriptors_are_as_many_after_a_hundred_restarts(
     launcher: Launcher, of: Callable[[bytes], Template]
 ) -> None:
     template = of(EMPTY)
     starts(launcher, template)
     (pid,) = zygotes()
     here, there, threads = descriptors(), psutil.Process(pid).num_fds(), threading.active_count()
-    for number in range(200):
+    for number in range(100):
         starts(launcher, template)
         if number % 10 == 0:
             os.kill(templates()[0], signal.SIGKILL)
