@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
@@ -27,7 +28,7 @@ _SLICE_SECONDS = 0.1
 
 class HostCalls:
     """Answers the host calls of one call: who calls, how deep and until when are fixed here. Many calls make none, so
-    the context is built for the first one, with the ``services`` of that moment."""
+    the context is built for the first one, and again when ``services`` are others."""
 
     __slots__ = ("_context", "_frame", "_plugin_id", "_runner", "_worker", "services")
 
@@ -41,7 +42,7 @@ class HostCalls:
         if known is None:
             raise Breach("it called a host function that it was not given")
         context = self._context
-        if context is None:
+        if context is None or context.services is not self.services:
             context = self._context = self._make_context()
         note = context.note = Note(known.effect)
         try:
@@ -71,7 +72,8 @@ class HostCalls:
 
 def bounded(services: Services, frame: Frame, work: Callable[[], _T]) -> _T:
     """``work()``; where a service may block, in a thread that is left behind at the deadline, or when the call is
-    cancelled or its worker dies. Raises Silence, Gone, and what ``work`` raises."""
+    cancelled or its worker dies. That thread knows of the call what this one does (``call_deadline``). Raises Silence,
+    Gone, and what ``work`` raises."""
     if not services.may_block:
         return work()
     done: Pending[_T] = Pending()
@@ -83,7 +85,7 @@ def bounded(services: Services, frame: Frame, work: Callable[[], _T]) -> _T:
             done.set_exception(error)
 
     try:
-        threading.Thread(target=run, name="isoplug-service", daemon=True).start()
+        threading.Thread(target=copy_context().run, args=(run,), name="isoplug-service", daemon=True).start()
     except RuntimeError as error:
         raise GuestAbort(f"the host could not answer: {error}") from error
     while not frame.chain.is_lost:

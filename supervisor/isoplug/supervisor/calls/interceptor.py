@@ -36,7 +36,7 @@ class Delivery:
     """One call on its way into one worker.
 
     An interceptor may put others in the place of the last three fields before it goes on: ``wire`` carries the
-    messages, ``serve`` answers the host calls, with the help of ``services``, as long as none was answered.
+    messages, ``serve`` answers the host calls, each with the ``services`` of that moment.
     ``is_lent`` is False for what a worker is told before its pool has it and after it has left: ``manifest``,
     ``set_config``, ``init``, ``shutdown``. ``depth`` is 0 for a call from outside.
     """

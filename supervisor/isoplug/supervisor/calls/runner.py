@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -28,6 +27,7 @@ from isoplug.shared.errors import (
 from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.shared.record import CallRecord
+from isoplug.supervisor import wall_clock
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.exchange import exchange
 from isoplug.supervisor.calls.frame import Frame
@@ -226,7 +226,7 @@ class CallRunner:
         """The input gets a strike. One that is set aside by it costs the plugin nothing: neither the earlier death,
         which otherwise could make this one the last that is allowed, nor this one."""
         fingerprint = loss.fingerprint or ""
-        is_set_aside = self.poisons.strike(plugin.id, fingerprint, doing, loss.text, time.time())
+        is_set_aside = self.poisons.strike(plugin.id, fingerprint, doing, loss.text, wall_clock.now())
         if is_set_aside:
             _log.error("input.set_aside", plugin=plugin.id, what=doing, fingerprint=fingerprint, cause=loss.text)
             pool.pardon(fingerprint)
@@ -290,27 +290,29 @@ class CallRunner:
         """Raises what ``exchange`` does."""
 
         def proceed(delivery: Delivery) -> Returned | Failed:
-            serve.services = delivery.services
             return exchange(delivery.worker, delivery.wire, export, data, delivery.deadline, delivery.serve)
+
+        def serve_with_those(function: str, payload: bytes) -> bytes:
+            serve.services = delivery.services
+            return serve(function, payload)
 
         proceed_in_turn: Proceed = proceed
         for interceptor in reversed(self._interceptors):
             proceed_in_turn = partial(interceptor.intercept, proceed=proceed_in_turn)
-        return proceed_in_turn(
-            Delivery(
-                plugin_id=plugin_id,
-                export=export,
-                data=data,
-                worker=worker,
-                is_lent=is_lent,
-                depth=frame.depth,
-                deadline=frame.deadline,
-                record=frame.chain.record,
-                wire=worker.link,
-                services=serve.services,
-                serve=serve,
-            )
+        delivery = Delivery(
+            plugin_id=plugin_id,
+            export=export,
+            data=data,
+            worker=worker,
+            is_lent=is_lent,
+            depth=frame.depth,
+            deadline=frame.deadline,
+            record=frame.chain.record,
+            wire=worker.link,
+            services=serve.services,
+            serve=serve_with_those,
         )
+        return proceed_in_turn(delivery)
 
     def run_nested(self, caller: HostContext, target_id: str, command: str, params: Any, frame: Frame) -> Any:
         """``host_plugin_command`` (SPEC section 9)."""

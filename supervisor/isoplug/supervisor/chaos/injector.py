@@ -88,6 +88,8 @@ class Injector:
     def _strikes(self, number: int, rule: Rule, delivery: Delivery, place: Place, function: str) -> bool:
         if not rule.matches(delivery.plugin_id, delivery.export, function, is_lent=delivery.is_lent):
             return False
+        if isinstance(rule.fault, HostCallFault) and not rule.fault.concerns(function):
+            return False
         key = (number, place.step.caller)
         seconds = time.monotonic() - self._began
         with self._lock:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime
 
+from isoplug.supervisor import wall_clock
 from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.host.registry import Nothing, host_function
 
@@ -13,9 +13,9 @@ __all__: list[str] = []
 
 @host_function("host_get_timestamp", Nothing, refuse=None)
 def _timestamp(_context: HostContext, _: Nothing) -> str:
-    return str(time.time_ns() // 1_000_000)
+    return str(int(wall_clock.now() * 1000))
 
 
 @host_function("host_get_now", Nothing, refuse=None)
 def _now(_context: HostContext, _: Nothing) -> str:
-    return datetime.now().astimezone().isoformat(timespec="seconds")
+    return datetime.fromtimestamp(wall_clock.now()).astimezone().isoformat(timespec="seconds")

@@ -7,7 +7,6 @@ file, name it in the database, remove the file that was named before.
 from __future__ import annotations
 
 import hashlib
-import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceError, SetupError
+from isoplug.supervisor import wall_clock
 from isoplug.supervisor.caller import Caller
 from isoplug.supervisor.database import Database
 from isoplug.supervisor.namespaces.names import json_text
@@ -70,7 +70,7 @@ class EmbeddedNamespaces:
 
     def create(self, caller: Caller, metadata: Any) -> Namespace:
         """See ``NamespaceProvider.create``."""
-        made = Namespace(str(uuid.uuid4()), OWNER, int(time.time()), metadata)
+        made = Namespace(str(uuid.uuid4()), OWNER, int(wall_clock.now()), metadata)
         metadata_json = json_text(metadata)
         with self._writing(caller) as rows:
             rows.add_namespace(made.id, made.created_at, metadata_json)

@@ -9,10 +9,10 @@ each plugin, what all its rows cost and how many objects it has; a row and its c
 from __future__ import annotations
 
 import json
-import time
 from typing import Any, Final, NamedTuple
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError
+from isoplug.supervisor import wall_clock
 from isoplug.supervisor.database import Connection
 from isoplug.supervisor.namespaces.protocol import Namespace, NewObject, ObjectInfo
 
@@ -139,7 +139,7 @@ class PluginRows:
             ns_id,
             new.key,
             *stored,
-            int(time.time()),
+            int(wall_clock.now()),
         )
         return old
 

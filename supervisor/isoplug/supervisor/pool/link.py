@@ -124,6 +124,14 @@ class Link:
         except (MalformedMessage, Malformed) as error:
             raise Breach(f"it sent {error}") from error
 
+    def feed(self, data: bytes) -> None:
+        """``data`` has come from the worker. For fault injection as well, when nobody receives."""
+        self._inflow.feed(data)
+
+    def send_raw(self, data: bytes, deadline: Deadline) -> None:
+        """What is no message, or a part of one; for fault injection. Raises what ``send`` does."""
+        self._send(data, deadline)
+
     def is_quiet(self) -> bool:
         """The worker lives, and sent nothing that nobody asked for."""
         return self._inflow.is_empty and not self._poll.poll(0)
@@ -166,7 +174,7 @@ class Link:
             data = b""
         if not data:
             self._raise_end()
-        self._inflow.feed(data)
+        self.feed(data)
 
     def _wait(self, poll: select.poll, deadline: Deadline, patience: Patience | None = None) -> list[tuple[int, int]]:
         while True:

@@ -26,11 +26,17 @@ class Fault(ABC):
 
     ``ends``: the errors with which a call may end that was struck; ``may_answer``: it may be answered, too. A nested
     call that was struck ends so for the plugin that made it, whose own call may then end as that plugin likes.
+
+    ``is_told``: the plugin hears of it, as an error of a service or as another time of day, and may answer and do
+    something else than without it. ``is_global``: while it acts, it may also end calls that it did not strike, or make
+    their services fail, because it takes something from the whole process.
     """
 
     name: ClassVar[str]
     ends: ClassVar[tuple[type[PluginError], ...]]
     may_answer: ClassVar[bool]
+    is_told: ClassVar[bool] = False
+    is_global: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Any]:
         """Those that differ from their defaults, as they stand in a plan."""
@@ -57,6 +63,11 @@ class CallFault(Fault):
 @dataclass(frozen=True, slots=True)
 class HostCallFault(Fault):
     """Strikes a host call: what a guest asks of its host during a call."""
+
+    def concerns(self, function: str) -> bool:
+        """Whether there is anything to strike in this host function; it is not counted as a host call that matches
+        when there is not."""
+        return True
 
     @abstractmethod
     def strike(self, delivery: Delivery, function: str, payload: bytes, serve: Serve) -> bytes:
