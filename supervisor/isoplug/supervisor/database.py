@@ -20,7 +20,7 @@ import sqlite3
 import stat
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from sqlite3 import Connection
 from typing import TYPE_CHECKING, Final
 
@@ -109,6 +109,22 @@ class Database:
         """``use`` inside one write transaction: committed and durable when left, rolled back by any exception."""
         with self.use(plugin_id, "write") as connection, _immediate(connection):
             yield connection
+
+    @contextmanager
+    def held(self, plugin_id: str | None) -> Iterator[None]:
+        """Meanwhile another connection holds the file, as another program's would: nobody can write. For fault
+        injection. Raises ServiceError when one holds it already."""
+        with ExitStack() as held:
+            try:
+                seconds = patience_seconds(_BUSY_SECONDS)
+                other = sqlite3.connect(self._path, timeout=seconds, isolation_level=None)
+                held.callback(other.close)
+                held.enter_context(_immediate(other))
+            except sqlite3.Error as error:
+                failure = ServiceError(f"cannot write the {self._what}: {_words(error)}", plugin_id=plugin_id)
+                failure.is_transient = True
+                raise failure from error
+            yield
 
     def _wait_at_most(self, connection: Connection, seconds: float) -> None:
         if seconds != self._busy_seconds:

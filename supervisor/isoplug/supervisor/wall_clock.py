@@ -1,5 +1,5 @@
-"""What time it is, for people: what guests are told and what is written down. isoplug itself measures with the monotonic
-clock.
+"""What time it is, for people: what guests are told and what is written down. isoplug itself measures with the
+monotonic clock.
 
 The one place that reads the clock on the wall, so that fault injection can set it for one call (``jumped``).
 """

@@ -6,13 +6,14 @@ both tables change in one transaction. (Summing on every write costs 5 to 20 ms 
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from isoplug.supervisor.database import Connection, Database
 from isoplug.supervisor.storage.bounds import check_bytes, check_key, check_keys, is_storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["SqliteStorage"]
@@ -81,6 +82,12 @@ class SqliteStorage:
                 value = make()
                 self._set(connection, plugin_id, key, value, quota_bytes)
         return value
+
+    @contextmanager
+    def held(self, plugin_id: str) -> Iterator[None]:
+        """See ``Database.held``."""
+        with self._database.held(plugin_id):
+            yield
 
     def close(self) -> None:
         """Wait for calls in progress and let go of the storage. May be called again."""
