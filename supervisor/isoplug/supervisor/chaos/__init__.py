@@ -45,10 +45,15 @@ from isoplug.supervisor.chaos.faults import (
     fault_names,
     register,
 )
+from isoplug.supervisor.chaos.faults import CallFault, Fault, HostCallFault, fault_named, fault_names, register
+from isoplug.supervisor.chaos.faults.processes import Kill
+from isoplug.supervisor.chaos.hosts import Host, HostFactory, PlainHost
 from isoplug.supervisor.chaos.injector import Injection, Injector
+from isoplug.supervisor.chaos.load import Operation, operations_of, parse_operation
 from isoplug.supervisor.chaos.place import Place, Step, stepping
 from isoplug.supervisor.chaos.plan import Plan, Rule
 from isoplug.supervisor.chaos.report import Broken, CallEntry, Ending, FaultRow, Promise, Report, Restart
+from isoplug.supervisor.chaos.run import Progress, Settings, run
 
 __all__ = [
     "Broken",
@@ -64,19 +69,24 @@ __all__ = [
     "FaultRow",
     "GarbageFrame",
     "GarbageToWorker",
+    "Host",
     "HostCallFault",
     "HostCallLate",
     "HostCallUnanswered",
+    "HostFactory",
     "Injection",
     "Injector",
     "Kill",
     "KillInHostCall",
     "LateFrame",
     "MissingFrame",
+    "Operation",
     "OutOfMemory",
     "OversizeFrame",
     "Place",
+    "PlainHost",
     "Plan",
+    "Progress",
     "Promise",
     "Report",
     "Restart",
@@ -85,6 +95,7 @@ __all__ = [
     "ServiceFull",
     "ServiceLocked",
     "ServiceSlow",
+    "Settings",
     "StaleFrame",
     "Step",
     "Stop",
@@ -94,6 +105,9 @@ __all__ = [
     "ZygoteKilled",
     "fault_named",
     "fault_names",
+    "operations_of",
+    "parse_operation",
     "register",
+    "run",
     "stepping",
 ]

@@ -54,6 +54,14 @@ class Injector:
         self._call_rules = [(n, rule, rule.fault) for n, rule in rules if isinstance(rule.fault, CallFault)]
         self._host_call_rules = [(n, rule, rule.fault) for n, rule in rules if isinstance(rule.fault, HostCallFault)]
 
+    def begin_round(self, number: int) -> None:
+        """See ``Steps.begin_round``."""
+        self._steps.begin_round(number)
+
+    def begin_event(self, number: int) -> None:
+        """See ``Steps.begin_event``."""
+        self._steps.begin_event(number)
+
     def intercept(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
         """See ``Interceptor``."""
         if not delivery.is_lent and all(rule.export != delivery.export for rule in self.plan.rules):

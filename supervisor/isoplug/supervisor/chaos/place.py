@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-__all__ = ["EVENTS", "Place", "Step", "Steps", "stepping"]
+__all__ = ["EVENTS", "Place", "Step", "Steps", "current_step", "stepping"]
 
 #: The caller of what a plugin's mailbox delivers: ``events/<plugin id>``.
 EVENTS = "events"
@@ -60,6 +60,11 @@ def stepping(step: Step) -> Iterator[None]:
         _current.reset(before)
 
 
+def current_step() -> Step | None:
+    """The one that this thread is in."""
+    return _current.get()
+
+
 class Steps:
     """Tells deliveries their places. Thread-safe.
 
@@ -69,6 +74,22 @@ class Steps:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._round, self._event = 0, 0
+        self._begin()
+
+    def begin_round(self, number: int) -> None:
+        """Steps are counted from 1 again, as those of this round. Call it while nothing is under way."""
+        with self._lock:
+            self._round, self._event = number, 0
+            self._begin()
+
+    def begin_event(self, number: int) -> None:
+        """What mailboxes deliver from here on is this event, further attempts included. Call it while no event is under
+        way."""
+        with self._lock:
+            self._event = number
+
+    def _begin(self) -> None:
         self._numbers: defaultdict[str, itertools.count[int]] = defaultdict(lambda: itertools.count(1))
         self._unnamed = threading.local()
         self._deliveries: defaultdict[Step, int] = defaultdict(int)
@@ -86,5 +107,6 @@ class Steps:
         step: Step | None = getattr(self._unnamed, "step", None)
         if is_outside or step is None:
             caller = f"{EVENTS}/{plugin_id}" if export == "on_event" else ""
-            step = self._unnamed.step = Step(0, caller, next(self._numbers[caller]))
+            number = self._event if caller and self._event else next(self._numbers[caller])
+            step = self._unnamed.step = Step(self._round, caller, number)
         return step

@@ -1,0 +1,134 @@
+"""An interceptor that only looks: what each delivery of a run did and how it ended, by step."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from isoplug.shared.errors import (
+    CallTimeout,
+    CommandError,
+    GuestTrap,
+    PluginError,
+    PluginNotFound,
+    ResourceLimitExceeded,
+    WorkerCrashed,
+)
+from isoplug.shared.messages import Failed, FailureKind, Returned
+from isoplug.shared.record import CallRecord
+from isoplug.supervisor.calls.interceptor import Delivery, Proceed
+from isoplug.supervisor.chaos.place import Step, current_step
+from isoplug.supervisor.host import GuestAbort
+from isoplug.supervisor.pool.budget import Exceeded
+from isoplug.supervisor.pool.link import Breach, Gone, Silence
+from isoplug.supervisor.supervisor import Supervisor
+
+__all__ = ["DeliveryNote", "EffectCount", "Notes", "StepNotes", "effects_of"]
+
+#: How often each effect happened: (plugin, kind, target).
+EffectCount: TypeAlias = Counter[tuple[str, str, str]]
+
+#: What a caller gets for what ends a delivery.
+_ERRORS: dict[type[Exception], type[PluginError]] = {
+    Silence: CallTimeout,
+    Gone: WorkerCrashed,
+    Breach: WorkerCrashed,
+    Exceeded: ResourceLimitExceeded,
+    GuestAbort: GuestTrap,
+}
+_FAILURES = {FailureKind.GUEST: CommandError, FailureKind.TRAP: GuestTrap}
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryNote:
+    """``error``: the type of the error that ends the delivery for who made it; None: it was answered. ``record`` is
+    that of the call from outside, and of all that belongs to it."""
+
+    plugin_id: str
+    export: str
+    depth: int
+    error: type[PluginError] | None
+    record: CallRecord
+
+
+@dataclass(slots=True)
+class StepNotes:
+    """Of one step, in the order in which its deliveries ended."""
+
+    deliveries: list[DeliveryNote] = field(default_factory=list)
+
+    @property
+    def attempts(self) -> int:
+        """Deliveries that were not made by other plugins."""
+        return sum(not delivery.depth for delivery in self.deliveries)
+
+    @property
+    def plugins(self) -> frozenset[str]:
+        return frozenset(delivery.plugin_id for delivery in self.deliveries)
+
+    @property
+    def records(self) -> list[CallRecord]:
+        return list({id(delivery.record): delivery.record for delivery in self.deliveries}.values())
+
+    @property
+    def effects(self) -> EffectCount:
+        return effects_of(*self.records)
+
+    def last_of(self, plugin_id: str) -> DeliveryNote | None:
+        """The plugin's last one that was not made by another plugin."""
+        own = [delivery for delivery in self.deliveries if delivery.plugin_id == plugin_id and not delivery.depth]
+        return own[-1] if own else None
+
+
+def effects_of(*records: CallRecord) -> EffectCount:
+    """Those that are certain, and those that are not."""
+    return Counter((effect.plugin_id, effect.kind, effect.target) for record in records for effect in record.effects)
+
+
+class Notes:
+    """An ``Interceptor``; thread-safe. The first one, around those that inject: it sees how a delivery ends in the end.
+
+    A delivery in a thread that has no step, such as a mailbox's, belongs to ``event``, the one that is being sent.
+    """
+
+    def __init__(self) -> None:
+        #: Whose inputs are never set aside: one that two faults struck is not at fault.
+        self.supervisor: Supervisor | None = None
+        self.event: Step | None = None
+        self._lock = threading.Lock()
+        self._steps: defaultdict[Step, StepNotes] = defaultdict(StepNotes)
+
+    def intercept(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
+        """See ``Interceptor``."""
+        if not delivery.is_lent:
+            return proceed(delivery)
+        self._forgive(delivery.plugin_id)
+        error: type[PluginError] | None = None
+        try:
+            outcome = proceed(delivery)
+            if isinstance(outcome, Failed):
+                error = _FAILURES.get(outcome.kind)
+            return outcome
+        except (Silence, Gone, Breach, Exceeded, GuestAbort) as end:
+            error = next(kind for cause, kind in _ERRORS.items() if isinstance(end, cause))
+            raise
+        finally:
+            note = DeliveryNote(delivery.plugin_id, delivery.export, delivery.depth, error, delivery.record)
+            step = current_step() or self.event
+            if step is not None:
+                with self._lock:
+                    self._steps[step].deliveries.append(note)
+
+    def take(self, step: Step) -> StepNotes:
+        """What was noted of the step, which is over."""
+        with self._lock:
+            return self._steps.pop(step, None) or StepNotes()
+
+    def _forgive(self, plugin_id: str) -> None:
+        """A strike of the delivery before this one was the fault's."""
+        if self.supervisor is not None:
+            with suppress(PluginNotFound):  # it is just being unloaded
+                self.supervisor.clear_poisoned(plugin_id)

@@ -1,0 +1,348 @@
+"""Compares a round with the same round without faults.
+
+The reference makes the steps of the round once more, on fresh copies, without those that failed and had changed
+nothing: whoever hears of such a failure knows that the step has not happened. What is answered must then be answered
+the same, and have done the same.
+
+- A step that failed when it had done something has an open end, and so has one of which a plugin was told by a fault
+  (``Fault.is_told``): from there on, nothing is compared that may depend on it.
+- What varies by itself is not compared: what differs between two references, of which one makes the callers' steps in
+  the opposite order.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeAlias
+
+from isoplug.shared.errors import (
+    CommandError,
+    ConfigError,
+    GuestTrap,
+    PermissionDenied,
+    PluginError,
+    PluginNotFound,
+    PluginQuarantined,
+)
+from isoplug.shared.limits import clip
+from isoplug.supervisor.chaos.faults import HostCallFault
+from isoplug.supervisor.chaos.injector import Injection
+from isoplug.supervisor.chaos.place import EVENTS, Step
+from isoplug.supervisor.chaos.promises import Verdict
+from isoplug.supervisor.chaos.report import CallEntry, Ending
+from isoplug.supervisor.chaos.rounds import ALLOWANCE_SECONDS, Done, Lived, Order
+
+__all__ = ["Again", "Judged", "judge", "step_of"]
+
+#: Makes the round again without faults and without these steps.
+Again: TypeAlias = Callable[[Collection[Step], Order], Lived]
+
+#: How a guest may end when something that it asked for went wrong: as it likes.
+_AS_IT_LIKES: tuple[type[PluginError], ...] = (CommandError, ConfigError, PermissionDenied, GuestTrap)
+#: What callers get while a plugin cannot be started.
+_NOT_THERE: tuple[type[PluginError], ...] = (PluginNotFound, PluginQuarantined)
+#: Effects that only the plugin itself sees, and those that stand for nothing by themselves.
+_PRIVATE = frozenset({"key_set", "key_deleted", "secret_set", "secret_deleted", "event_emitted", "command_run"})
+_SHOWN_BYTES = 120
+
+
+@dataclass(slots=True)
+class Judged:
+    """``entries`` of the round's steps, in their order; ``uncompared``: answered steps that were not compared, because
+    of what had failed before them."""
+
+    entries: list[CallEntry] = field(default_factory=list)
+    uncompared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Difference:
+    """Something that is not as in the reference; ``look`` finds it in a ``Lived``, to see whether it varies."""
+
+    promise: str
+    text: str
+    step: Step | None
+    look: Callable[[Lived], object]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spoiler:
+    """A step with an open end. ``plugins`` None: it may have changed what all plugins see."""
+
+    done: Done
+    plugins: frozenset[str] | None
+
+    def reaches(self, done: Done, plugins: frozenset[str]) -> bool:
+        mine = self.done
+        if self.plugins is not None and not self.plugins & plugins:
+            return False
+        if done.step.caller == mine.step.caller:
+            return done.step.number >= mine.step.number
+        return done.stage >= mine.stage  # at the same time, or later
+
+
+def step_of(injection: Injection) -> Step:
+    """The step that it struck: of the deliveries of an event, the event's."""
+    step = injection.place.step
+    return Step(step.round, EVENTS, step.number) if step.caller.startswith(f"{EVENTS}/") else step
+
+
+def judge(lived: Lived, injections: Sequence[Injection], again: Again, timeout: float, verdict: Verdict) -> Judged:
+    """``injections``: those of the round. What was broken goes into ``verdict``."""
+    return _Judge(lived, injections, timeout, verdict).judged(again)
+
+
+class _Judge:
+    def __init__(self, lived: Lived, injections: Sequence[Injection], timeout: float, verdict: Verdict) -> None:
+        self._lived, self._timeout, self._verdict = lived, timeout, verdict
+        self._done = sorted(lived.done.values(), key=lambda done: (done.stage, done.step.caller == EVENTS, done.step))
+        self._struck: defaultdict[Step, list[Injection]] = defaultdict(list)
+        for injection in injections:
+            self._struck[step_of(injection)].append(injection)
+        self._global = [injection for injection in injections if injection.fault.is_global]
+        self._starts = [injection for injection in injections if step_of(injection) not in lived.done]
+        self._failed = {done.step for done in self._done if self._is_explained(done)}
+        self._skipped = {
+            done.step for done in self._done if done.step in self._failed and not done.effects and _is_one(done)
+        }
+        self._wrong: set[Step] = set()  #: answered or failed otherwise than without faults
+
+    def judged(self, again: Again) -> Judged:
+        reference = again(self._skipped, Order.FORWARD)
+        spoilers = self._spoilers(reference)
+        found: list[_Difference] = []
+        uncompared = 0
+        for done in self._done:
+            plugins = self._plugins(done, reference)
+            reaching = [one for one in spoilers if one.reaches(done, plugins)]
+            if not reaching:
+                found += self._differences(done, reference)
+            elif all(one.done is done for one in reaching):
+                found += self._excess(done, reference)
+            if reaching and done.step not in self._failed:
+                uncompared += 1
+                found += self._strange_failure(done, reference)
+        found += self._state_differences(reference, spoilers)
+        if found:
+            second = again(self._skipped, Order.BACKWARD)
+            found = [one for one in found if one.look(reference) == one.look(second)]
+        for one in found:
+            self._verdict.breaks(one.promise, one.text, one.step)
+        self._wrong = {one.step for one in found if one.step is not None}
+        self._check_each()
+        return Judged([self._entry(done) for done in sorted(self._done, key=lambda done: done.step)], uncompared)
+
+    # --- errors and times -----------------------------------------------------------------------------------------
+
+    def _is_explained(self, done: Done) -> bool:
+        failure = _failure(done)
+        return failure is not None and any(
+            issubclass(failure, end) for injection in self._causes(done) for end in _ends(injection, done)
+        )
+
+    def _causes(self, done: Done) -> Iterable[Injection]:
+        yield from self._struck[done.step]
+        ended = done.began_seconds + done.took_seconds
+        yield from (one for one in self._global if done.began_seconds - 1.0 <= one.at_seconds <= ended)
+        yield from (one for one in self._starts if one.plugin_id in {done.operation.plugin_id, *done.plugins})
+
+    def _check_each(self) -> None:
+        verdict = self._verdict
+        for done in self._done:
+            what = f"{done.operation.text} ({done.step})"
+            if done.stray:
+                verdict.breaks("answered", f"{what} raised {done.stray}, which is no PluginError", done.step)
+            if self._is_late(done):
+                verdict.breaks("in-time", f"{what} had {self._timeout:g} s and took longer", done.step)
+            if done.error is not None and not done.outcome_is_true:
+                verdict.breaks(
+                    "true-outcome", f"{what} failed and said {done.outcome.value}, which is not so", done.step
+                )
+
+    def _is_late(self, done: Done) -> bool:
+        return done.took_seconds > self._timeout + ALLOWANCE_SECONDS
+
+    # --- differences ----------------------------------------------------------------------------------------------
+
+    def _spoilers(self, reference: Lived) -> list[_Spoiler]:
+        touching = _groups([done.plugins for lived in (self._lived, reference) for done in lived.done.values()])
+        effects = [key for lived in (self._lived, reference) for done in lived.done.values() for key in done.effects]
+        sharing = {plugin for plugin, kind, _ in effects if kind not in _PRIVATE}
+        spoilers = []
+        for done in self._done:
+            is_open = done.step in self._failed and done.step not in self._skipped
+            is_told = any(injection.fault.is_told for injection in self._causes(done))
+            if is_open or (is_told and done.step not in self._skipped):
+                plugins = frozenset().union(*(touching.get(one, {one}) for one in self._plugins(done, reference)))
+                spoilers.append(_Spoiler(done, None if plugins & sharing else plugins))
+        return spoilers
+
+    def _plugins(self, done: Done, reference: Lived) -> frozenset[str]:
+        other = reference.done.get(done.step)
+        own = {done.operation.plugin_id} - {""}
+        return done.plugins | own | (other.plugins if other is not None else frozenset())
+
+    def _differences(self, done: Done, reference: Lived) -> Iterator[_Difference]:
+        step, other = done.step, reference.done.get(done.step)
+        if other is None:
+            return
+        what = f"{done.operation.text} ({step})"
+        undelivered = sorted(other.handled.keys() - done.handled.keys()) if step.caller == EVENTS else []
+        for plugin_id in undelivered:
+            yield _Difference(
+                "events", f"{what} was never delivered to {plugin_id}", step, partial(_is_handled, step, plugin_id)
+            )
+        mine, its = _end(done), _end(other)
+        if mine != its and not undelivered:
+            promise = "explained" if _failure(done) is not None else "same-answers"
+            yield _Difference(
+                promise, f"{what} {_said(mine)}; without faults it {_said(its)}", step, partial(_end_at, step)
+            )
+        yield from self._excess(done, reference)
+        lost = "events" if step.caller == EVENTS else "nothing-lost"
+        for effect in sorted(other.effects - done.effects)[:1]:
+            yield _count(lost, done, other, effect)
+
+    def _excess(self, done: Done, reference: Lived) -> Iterator[_Difference]:
+        other = reference.done.get(done.step)
+        if other is not None:
+            for effect in sorted(done.effects - other.effects)[:1]:
+                yield _count("nothing-twice", done, other, effect)
+
+    def _strange_failure(self, done: Done, reference: Lived) -> Iterator[_Difference]:
+        """Of a step that is not compared. A guest may say no because of what failed before; nothing else may happen."""
+        failure, other = _failure(done), reference.done.get(done.step)
+        if failure is None or issubclass(failure, _AS_IT_LIKES) or (other is not None and failure is _failure(other)):
+            return
+        text = f"{done.operation.text} ({done.step}) {_said(_end(done))}, which no fault explains"
+        yield _Difference("explained", text, done.step, lambda _: None)
+
+    def _state_differences(self, reference: Lived, spoilers: Sequence[_Spoiler]) -> Iterator[_Difference]:
+        """A file or a key is not what it should be at the end of the round."""
+        if any(one.plugins is None for one in spoilers):
+            return
+        spoiled = frozenset[str]().union(*(one.plugins or () for one in spoilers))
+        for key in sorted(self._lived.keys.keys() & reference.keys.keys()):
+            if key[0] not in spoiled and self._lived.keys[key] != reference.keys[key]:
+                yield self._state(
+                    f"the key {clip(key[1], _SHOWN_BYTES)!r} of {key[0]}", {key[0]}, partial(_key_at, key)
+                )
+        for name in sorted(self._lived.files.keys() | reference.files.keys()):
+            if self._lived.files.get(name) != reference.files.get(name):
+                yield self._state(f"the file {clip(name, _SHOWN_BYTES)!r}", None, partial(_file_at, name))
+
+    def _state(self, what: str, plugins: set[str] | None, look: Callable[[Lived], object]) -> _Difference:
+        """Somebody who said that nothing was changed may have lied; else something was lost that had been said."""
+        silent = [one for one in self._done if one.step in self._skipped and (not plugins or plugins & one.plugins)]
+        text = f"{what} is not at the end of the round what it is without faults"
+        if not silent:
+            return _Difference("nothing-lost", text, None, look)
+        step = silent[0].step
+        said = f"{silent[0].operation.text} ({step}) failed and said that it had changed nothing"
+        return _Difference("true-outcome", f"{text}; {said}", step, look)
+
+    def _entry(self, done: Done) -> CallEntry:
+        failure = _failure(done)
+        ending = Ending.ANSWERED
+        if self._is_late(done):
+            ending = Ending.LATE
+        elif done.step in self._wrong or done.stray:
+            ending = Ending.WRONG
+        elif done.step in self._failed:
+            ending = Ending.FAILED
+        return CallEntry(
+            done.step,
+            done.operation.plugin_id,
+            done.operation.text,
+            ending,
+            done.stray or ("" if failure is None else failure.__name__),
+            tuple(injection.fault.name for injection in self._struck[done.step]),
+            done.attempts,
+            done.began_seconds,
+            done.took_seconds,
+        )
+
+
+def _failure(done: Done) -> type[PluginError] | None:
+    """How the step failed; an event's failures are heard by nobody but the watch."""
+    if done.error is not None:
+        return done.error
+    return (
+        next((error for _, error in sorted(done.handled.items()) if error is not None), None)
+        if _is_event(done)
+        else None
+    )
+
+
+def _is_event(done: Done) -> bool:
+    return done.operation.kind == "event"
+
+
+def _is_one(done: Done) -> bool:
+    """Whether the step happened as a whole or not at all; an event may have reached one plugin and not another."""
+    return not _is_event(done) or len(done.handled) == 1
+
+
+def _ends(injection: Injection, done: Done) -> tuple[type[PluginError], ...]:
+    """The errors that the strike explains."""
+    own = injection.place.step.caller.removeprefix(f"{EVENTS}/") if _is_event(done) else done.operation.plugin_id
+    ends = injection.fault.ends
+    if injection.plugin_id != own or isinstance(injection.fault, HostCallFault):
+        ends += _AS_IT_LIKES
+    if step_of(injection) != done.step and not injection.fault.is_global:
+        ends += _NOT_THERE
+    return ends
+
+
+def _end(done: Done) -> tuple[str | None, str]:
+    failure = _failure(done)
+    return done.answer, "" if failure is None else failure.__name__
+
+
+def _said(end: tuple[str | None, str]) -> str:
+    answer, error = end
+    return f"failed with {error}" if error else f"answered {clip(answer or '', _SHOWN_BYTES)}"
+
+
+def _count(promise: str, done: Done, other: Done, effect: tuple[str, str, str]) -> _Difference:
+    plugin_id, kind, target = effect
+    text = (
+        f"{done.operation.text} ({done.step}): {kind} {clip(target, _SHOWN_BYTES)} of {plugin_id} happened "
+        f"{done.effects[effect]} times, without faults {other.effects[effect]}"
+    )
+    return _Difference(promise, text, done.step, partial(_effect_at, done.step, effect))
+
+
+def _effect_at(step: Step, effect: tuple[str, str, str], lived: Lived) -> object:
+    done = lived.done.get(step)
+    return None if done is None else done.effects[effect]
+
+
+def _end_at(step: Step, lived: Lived) -> object:
+    done = lived.done.get(step)
+    return None if done is None else _end(done)
+
+
+def _is_handled(step: Step, plugin_id: str, lived: Lived) -> object:
+    done = lived.done.get(step)
+    return done is not None and plugin_id in done.handled
+
+
+def _key_at(key: tuple[str, str], lived: Lived) -> object:
+    return lived.keys.get(key)
+
+
+def _file_at(name: str, lived: Lived) -> object:
+    return lived.files.get(name)
+
+
+def _groups(sets: Iterable[frozenset[str]]) -> dict[str, frozenset[str]]:
+    """By plugin, those that have to do with it: that took part in the same step, directly or by way of others."""
+    groups: dict[str, set[str]] = {}
+    for together in sets:
+        merged = set(together).union(*(groups.get(one, ()) for one in together))
+        groups |= dict.fromkeys(merged, merged)
+    return {plugin: frozenset(group) for plugin, group in groups.items()}

@@ -1,0 +1,305 @@
+"""A whole run: rounds of steps with faults, each compared with the same round without."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import psutil
+
+from isoplug.shared.errors import InvalidArgument, SetupError
+from isoplug.supervisor.chaos.hosts import HostFactory, PlainHost
+from isoplug.supervisor.chaos.injector import Injection, Injector
+from isoplug.supervisor.chaos.load import Operation, Stage, cut, operations_of, stages_of
+from isoplug.supervisor.chaos.place import Step
+from isoplug.supervisor.chaos.plan import Plan
+from isoplug.supervisor.chaos.promises import Verdict
+from isoplug.supervisor.chaos.reference import Judged, judge
+from isoplug.supervisor.chaos.report import CallEntry, Ending, FaultRow, Report, Restart
+from isoplug.supervisor.chaos.rounds import Arena, Done, Lived, Order
+
+__all__ = ["Progress", "Settings", "run"]
+
+_PROGRESS_SECONDS: Final = 0.1
+#: A status takes a millisecond; seconds would mean that it waited for somebody.
+_SOON_SECONDS: Final = 5.0
+#: Resident memory may move by this much: arenas of the allocator, SQLite's pages.
+_FLAT_BYTES: Final = 48 << 20
+#: What the report itself keeps of a call and of an injection.
+_KEPT_BYTES: Final = 2_000
+#: Fewer rounds say nothing about memory.
+_MEMORY_ROUNDS: Final = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What to put through faults, and how. Raises InvalidArgument.
+
+    ``operations``: what callers do; none: what the plugins declare. ``calls``, the number of steps of the run, wins
+    over ``duration_seconds``, and makes it repeatable exactly. Each round begins with fresh copies of plugins and
+    workspace, and without state; in it every caller makes ``round_calls`` steps, each with ``timeout_seconds``.
+    """
+
+    plugins: Path
+    workspace: Path | None
+    plan: Plan
+    operations: tuple[Operation, ...] = ()
+    callers: int = 4
+    duration_seconds: float | None = 30.0
+    calls: int | None = None
+    round_calls: int = 50
+    timeout_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("callers", "calls", "round_calls"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InvalidArgument(f"{name} must be 1 or more, not {value}")
+        if self.calls is None and self.duration_seconds is None:
+            raise InvalidArgument("say how long the run is: duration_seconds, or calls")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a run is: counts since it began, ``share`` of it from 0 to 1."""
+
+    seconds: float
+    calls: int
+    injected: int
+    answered: int
+    failed: int
+    wrong: int
+    late: int
+    restarts: int
+    share: float
+    phase: Literal["running", "comparing", "shrinking"]
+
+
+def run(
+    settings: Settings,
+    make_host: HostFactory = PlainHost.make,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Report:
+    """Put plugins, and a host, through the faults of a plan. ``on_progress`` is called a few times a second, from any
+    thread. Raises SetupError for what cannot be run."""
+    with Arena(settings.plugins, settings.workspace) as arena:
+        operations = settings.operations or _declared(arena, make_host)
+        return _Run(settings, arena, make_host, operations, on_progress).report()
+
+
+class _Run:
+    def __init__(
+        self,
+        settings: Settings,
+        arena: Arena,
+        make_host: HostFactory,
+        operations: tuple[Operation, ...],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._settings, self._arena, self._make_host = settings, arena, make_host
+        self._operations, self._on_progress = operations, on_progress
+        self._verdict = Verdict()
+        self._began = time.monotonic()
+        self._injector = Injector(settings.plan)
+        self._entries: list[CallEntry] = []
+        self._restarts: list[Restart] = []
+        self._answers: defaultdict[str, list[float]] = defaultdict(list)  # when each plugin took part in an answer
+        self._uncompared = 0
+        self._memory: list[tuple[int, int]] = []
+        self._lock = threading.Lock()
+        self._under_way: Counter[str] = Counter()
+        self._phase: Literal["running", "comparing"] = "running"
+        self._reported_at = 0.0
+
+    def report(self) -> Report:
+        number = 0
+        while not self._is_over():
+            number += 1
+            self._round(number)
+        self._check_memory()
+        self._note()
+        injections = tuple(sorted(self._injector.injections, key=lambda one: one.place))
+        return Report(
+            plan=self._settings.plan,
+            callers=self._settings.callers,
+            calls=tuple(self._entries),
+            injections=injections,
+            faults=_rows(injections, self._entries, self._answers),
+            promises=self._verdict.promises,
+            repeat=f"--seed {self._settings.plan.seed} --calls {len(self._entries)}",
+            restarts=tuple(self._restarts),
+            seconds=time.monotonic() - self._began,
+        )
+
+    # --- rounds ---------------------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        if self._settings.calls is not None:
+            return len(self._entries) >= self._settings.calls
+        return bool(self._entries) and self._is_time_over()
+
+    def _is_time_over(self) -> bool:
+        seconds = self._settings.duration_seconds
+        return self._settings.calls is None and seconds is not None and time.monotonic() - self._began >= seconds
+
+    def _round(self, number: int) -> None:
+        settings = self._settings
+        stages = stages_of(self._operations, settings.callers, settings.round_calls, settings.plan.seed, number)
+        if settings.calls is not None:
+            stages = cut(stages, settings.calls - len(self._entries))
+        first = len(self._injector.injections)
+        self._injector.begin_round(number)
+        self._phase = "running"
+        lived = self._live(stages, Order.AT_ONCE, (), self._injector)
+        self._phase = "comparing"
+        made = stages[: 1 + max((done.stage for done in lived.done.values()), default=0)]
+
+        def again(skipped: Collection[Step], order: Order) -> Lived:
+            return self._live(made, order, skipped, None)
+
+        judged = judge(lived, self._injector.injections[first:], again, settings.timeout_seconds, self._verdict)
+        _check_round(lived, made, number, self._verdict)
+        self._take(lived, judged)
+
+    def _live(
+        self, stages: Sequence[Stage], order: Order, skipped: Collection[Step], injector: Injector | None
+    ) -> Lived:
+        return self._arena.live(
+            self._make_host,
+            stages,
+            self._settings.timeout_seconds,
+            order=order,
+            injector=injector,
+            skipped=skipped,
+            is_over=self._is_time_over if injector is not None else lambda: False,
+            on_done=self._progressed,
+            began=self._began,
+        )
+
+    def _take(self, lived: Lived, judged: Judged) -> None:
+        self._entries += judged.entries
+        self._uncompared += judged.uncompared
+        self._restarts += lived.restarts
+        with self._lock:
+            self._under_way.clear()
+        for done in lived.done.values():
+            if done.error is None and not done.stray:
+                for plugin_id in done.plugins:
+                    self._answers[plugin_id].append(done.began_seconds + done.took_seconds)
+        gc.collect()
+        kept = _KEPT_BYTES * (len(self._entries) + len(self._injector.injections))
+        self._memory.append((psutil.Process().memory_info().rss, kept))
+
+    # --- what is said ---------------------------------------------------------------------------------------------
+
+    def _progressed(self, done: Done) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if self._phase == "running":
+                self._under_way["calls"] += 1
+                self._under_way["failed" if done.error is not None else "answered"] += 1
+            if now - self._reported_at < _PROGRESS_SECONDS:
+                return
+            self._reported_at = now
+            under_way = self._under_way.copy()
+        endings = Counter(entry.ending for entry in self._entries)
+        seconds, calls = now - self._began, len(self._entries) + under_way["calls"]
+        whole, so_far = (
+            (self._settings.calls, calls) if self._settings.calls else (self._settings.duration_seconds or 1.0, seconds)
+        )
+        self._on_progress(
+            Progress(
+                seconds,
+                calls,
+                len(self._injector.injections),
+                endings[Ending.ANSWERED] + under_way["answered"],
+                endings[Ending.FAILED] + under_way["failed"],
+                endings[Ending.WRONG],
+                endings[Ending.LATE],
+                len(self._restarts),
+                min(1.0, so_far / whole),
+                self._phase,
+            )
+        )
+
+    def _note(self) -> None:
+        if self._uncompared:
+            self._verdict.note(
+                "same-answers",
+                f"{self._uncompared} answers were not compared: a call that failed half-way, or that was told of a "
+                "fault, came before them",
+            )
+
+    def _check_memory(self) -> None:
+        if len(self._memory) < _MEMORY_ROUNDS:
+            self._verdict.note("memory", f"only looked at from {_MEMORY_ROUNDS} rounds on")
+            return
+        (early, kept_early), (late, kept_late) = self._memory[len(self._memory) // 4], self._memory[-1]
+        if late - early > _FLAT_BYTES + kept_late - kept_early:
+            self._verdict.breaks("memory", f"resident memory grew from {early >> 20} to {late >> 20} MiB")
+
+
+def _declared(arena: Arena, make_host: HostFactory) -> tuple[Operation, ...]:
+    plugins, workspace, state = arena.fresh()
+    host = make_host(plugins, workspace, state, ())
+    try:
+        operations = operations_of(host.supervisor)
+        reasons = "".join(f"; {name}: {error}" for name, error in sorted(host.supervisor.load_errors.items()))
+    finally:
+        host.close()
+    if not operations:
+        raise SetupError(
+            f"the plugins declare no commands and receive no events, so there is nothing to call{reasons}; "
+            "name operations, such as --command PLUGIN:COMMAND"
+        )
+    return operations
+
+
+def _check_round(lived: Lived, stages: Sequence[Stage], number: int, verdict: Verdict) -> None:
+    """What is to be seen of the round as a whole."""
+    made = [step for stage in stages for steps in (*stage.steps, stage.events) for step, _ in steps]
+    for step in made:
+        if step not in lived.done:
+            verdict.breaks("answered", f"{step} was never answered", step)
+            break
+    if lived.status_error:
+        verdict.breaks("status", f"round {number}: status raised {lived.status_error}")
+    if lived.status_seconds > _SOON_SECONDS:
+        verdict.breaks("status", f"round {number}: a status took seconds")
+    if lived.untidy:
+        verdict.breaks("tidy", f"round {number} has left {lived.untidy}")
+
+
+def _rows(
+    injections: Sequence[Injection], entries: Sequence[CallEntry], answers: dict[str, list[float]]
+) -> tuple[FaultRow, ...]:
+    """By fault, in the order of their names."""
+    ordered = {plugin_id: sorted(times) for plugin_id, times in answers.items()}
+    recovery: defaultdict[str, list[float]] = defaultdict(list)
+    for injection in injections:
+        times = ordered.get(injection.plugin_id, [])
+        after = bisect_left(times, injection.at_seconds)
+        recovery[injection.fault.name].append(times[after] - injection.at_seconds if after < len(times) else 0.0)
+    endings: defaultdict[str, Counter[Ending]] = defaultdict(Counter)
+    for entry in entries:
+        for name in set(entry.faults):
+            endings[name][entry.ending] += 1
+    return tuple(
+        FaultRow(
+            name,
+            len(times),
+            endings[name][Ending.ANSWERED],
+            endings[name][Ending.FAILED],
+            endings[name][Ending.WRONG],
+            endings[name][Ending.LATE],
+            tuple(times),
+        )
+        for name, times in sorted(recovery.items())
+    )
