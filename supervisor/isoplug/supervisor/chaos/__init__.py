@@ -54,6 +54,7 @@ from isoplug.supervisor.chaos.place import Place, Step, stepping
 from isoplug.supervisor.chaos.plan import Plan, Rule
 from isoplug.supervisor.chaos.report import Broken, CallEntry, Ending, FaultRow, Promise, Report, Restart
 from isoplug.supervisor.chaos.run import Progress, Settings, run
+from isoplug.supervisor.chaos.shrink import shrink
 
 __all__ = [
     "Broken",
@@ -109,5 +110,6 @@ __all__ = [
     "parse_operation",
     "register",
     "run",
+    "shrink",
     "stepping",
 ]

@@ -23,13 +23,16 @@ EVENTS = "events"
 @dataclass(frozen=True, slots=True, order=True)
 class Step:
     """One thing that a caller does: a command, a call or an event. ``number`` counts from 1, with each caller. A run
-    may have ``round``s, which begin with the same state; outside of ``isoplug chaos`` there is one, 0."""
+    may have ``round``s, which begin with the same state; outside of ``isoplug chaos`` there is one, 0. With ``number``
+    0 it stands for its round as a whole."""
 
     round: int
     caller: str
     number: int
 
     def __str__(self) -> str:
+        if not self.number:
+            return f"round {self.round}"
         return f"{f'round {self.round}, ' if self.round else ''}{self.caller or 'call'} {self.number}"
 
 

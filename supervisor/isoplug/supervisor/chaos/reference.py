@@ -64,7 +64,7 @@ class _Difference:
 
     promise: str
     text: str
-    step: Step | None
+    step: Step
     look: Callable[[Lived], object]
 
 
@@ -131,7 +131,7 @@ class _Judge:
             found = [one for one in found if one.look(reference) == one.look(second)]
         for one in found:
             self._verdict.breaks(one.promise, one.text, one.step)
-        self._wrong = {one.step for one in found if one.step is not None}
+        self._wrong = {one.step for one in found}
         self._check_each()
         return Judged([self._entry(done) for done in sorted(self._done, key=lambda done: done.step)], uncompared)
 
@@ -239,7 +239,7 @@ class _Judge:
         silent = [one for one in self._done if one.step in self._skipped and (not plugins or plugins & one.plugins)]
         text = f"{what} is not at the end of the round what it is without faults"
         if not silent:
-            return _Difference("nothing-lost", text, None, look)
+            return _Difference("nothing-lost", text, Step(self._done[0].step.round, "", 0), look)
         step = silent[0].step
         said = f"{silent[0].operation.text} ({step}) failed and said that it had changed nothing"
         return _Difference("true-outcome", f"{text}; {said}", step, look)

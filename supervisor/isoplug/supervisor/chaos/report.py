@@ -88,7 +88,7 @@ class Report:
     """A whole run. Two runs of the same plan, seed and load have equal reports: times do not count (``==``).
 
     ``repeat`` is the command line, or the Python, that repeats it. ``smallest`` is the smallest plan that still breaks
-    the first broken promise, when one broke and was shrunk.
+    the first broken promise, when one broke and was shrunk, and ``smallest_calls`` how many calls of the load it takes.
     """
 
     plan: Plan
@@ -101,6 +101,7 @@ class Report:
     restarts: tuple[Restart, ...] = field(compare=False, default=())
     seconds: float = field(compare=False, default=0.0)
     smallest: Plan | None = None
+    smallest_calls: int | None = None
 
     @property
     def broken(self) -> tuple[Promise, ...]:

@@ -7,7 +7,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -18,18 +18,16 @@ from isoplug.shared.errors import InvalidArgument, SetupError
 from isoplug.supervisor.chaos.hosts import HostFactory, PlainHost
 from isoplug.supervisor.chaos.injector import Injection, Injector
 from isoplug.supervisor.chaos.load import Operation, Stage, cut, operations_of, stages_of
-from isoplug.supervisor.chaos.place import Step
 from isoplug.supervisor.chaos.plan import Plan
 from isoplug.supervisor.chaos.promises import Verdict
-from isoplug.supervisor.chaos.reference import Judged, judge
+from isoplug.supervisor.chaos.reference import Judged
 from isoplug.supervisor.chaos.report import CallEntry, Ending, FaultRow, Report, Restart
-from isoplug.supervisor.chaos.rounds import Arena, Done, Lived, Order
+from isoplug.supervisor.chaos.rounds import Arena, Done, Lived
+from isoplug.supervisor.chaos.trial import Trial
 
-__all__ = ["Progress", "Settings", "run"]
+__all__ = ["Progress", "Settings", "load_of", "round_of", "run"]
 
 _PROGRESS_SECONDS: Final = 0.1
-#: A status takes a millisecond; seconds would mean that it waited for somebody.
-_SOON_SECONDS: Final = 5.0
 #: Resident memory may move by this much: arenas of the allocator, SQLite's pages.
 _FLAT_BYTES: Final = 48 << 20
 #: What the report itself keeps of a call and of an injection.
@@ -90,8 +88,18 @@ def run(
     """Put plugins, and a host, through the faults of a plan. ``on_progress`` is called a few times a second, from any
     thread. Raises SetupError for what cannot be run."""
     with Arena(settings.plugins, settings.workspace) as arena:
-        operations = settings.operations or _declared(arena, make_host)
-        return _Run(settings, arena, make_host, operations, on_progress).report()
+        return _Run(settings, arena, make_host, load_of(settings, arena, make_host), on_progress).report()
+
+
+def load_of(settings: Settings, arena: Arena, make_host: HostFactory) -> tuple[Operation, ...]:
+    """The operations that were named, or else those that the plugins declare. Raises SetupError."""
+    return settings.operations or _declared(arena, make_host)
+
+
+def round_of(settings: Settings, operations: Sequence[Operation], number: int, calls: int | None) -> list[Stage]:
+    """What happens in round ``number``, of which the first ``calls`` steps are made."""
+    stages = stages_of(operations, settings.callers, settings.round_calls, settings.plan.seed, number)
+    return stages if calls is None else cut(stages, calls)
 
 
 class _Run:
@@ -103,10 +111,10 @@ class _Run:
         operations: tuple[Operation, ...],
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._settings, self._arena, self._make_host = settings, arena, make_host
-        self._operations, self._on_progress = operations, on_progress
+        self._settings, self._operations, self._on_progress = settings, operations, on_progress
+        self._trial = Trial(arena, make_host, settings.timeout_seconds, on_done=self._progressed)
         self._verdict = Verdict()
-        self._began = time.monotonic()
+        self._began = self._trial.began
         self._injector = Injector(settings.plan)
         self._entries: list[CallEntry] = []
         self._restarts: list[Restart] = []
@@ -150,38 +158,16 @@ class _Run:
         return self._settings.calls is None and seconds is not None and time.monotonic() - self._began >= seconds
 
     def _round(self, number: int) -> None:
-        settings = self._settings
-        stages = stages_of(self._operations, settings.callers, settings.round_calls, settings.plan.seed, number)
-        if settings.calls is not None:
-            stages = cut(stages, settings.calls - len(self._entries))
-        first = len(self._injector.injections)
-        self._injector.begin_round(number)
+        settings, done = self._settings, len(self._entries)
+        stages = round_of(settings, self._operations, number, None if settings.calls is None else settings.calls - done)
         self._phase = "running"
-        lived = self._live(stages, Order.AT_ONCE, (), self._injector)
-        self._phase = "comparing"
-        made = stages[: 1 + max((done.stage for done in lived.done.values()), default=0)]
-
-        def again(skipped: Collection[Step], order: Order) -> Lived:
-            return self._live(made, order, skipped, None)
-
-        judged = judge(lived, self._injector.injections[first:], again, settings.timeout_seconds, self._verdict)
-        _check_round(lived, made, number, self._verdict)
+        lived, judged = self._trial.round(
+            number, stages, self._injector, self._verdict, is_over=self._is_time_over, on_lived=self._compare
+        )
         self._take(lived, judged)
 
-    def _live(
-        self, stages: Sequence[Stage], order: Order, skipped: Collection[Step], injector: Injector | None
-    ) -> Lived:
-        return self._arena.live(
-            self._make_host,
-            stages,
-            self._settings.timeout_seconds,
-            order=order,
-            injector=injector,
-            skipped=skipped,
-            is_over=self._is_time_over if injector is not None else lambda: False,
-            on_done=self._progressed,
-            began=self._began,
-        )
+    def _compare(self, _: Lived) -> None:
+        self._phase = "comparing"
 
     def _take(self, lived: Lived, judged: Judged) -> None:
         self._entries += judged.entries
@@ -260,21 +246,6 @@ def _declared(arena: Arena, make_host: HostFactory) -> tuple[Operation, ...]:
             "name operations, such as --command PLUGIN:COMMAND"
         )
     return operations
-
-
-def _check_round(lived: Lived, stages: Sequence[Stage], number: int, verdict: Verdict) -> None:
-    """What is to be seen of the round as a whole."""
-    made = [step for stage in stages for steps in (*stage.steps, stage.events) for step, _ in steps]
-    for step in made:
-        if step not in lived.done:
-            verdict.breaks("answered", f"{step} was never answered", step)
-            break
-    if lived.status_error:
-        verdict.breaks("status", f"round {number}: status raised {lived.status_error}")
-    if lived.status_seconds > _SOON_SECONDS:
-        verdict.breaks("status", f"round {number}: a status took seconds")
-    if lived.untidy:
-        verdict.breaks("tidy", f"round {number} has left {lived.untidy}")
 
 
 def _rows(
