@@ -45,8 +45,6 @@ from isoplug.supervisor.chaos.faults import (
     fault_names,
     register,
 )
-from isoplug.supervisor.chaos.faults import CallFault, Fault, HostCallFault, fault_named, fault_names, register
-from isoplug.supervisor.chaos.faults.processes import Kill
 from isoplug.supervisor.chaos.hosts import Host, HostFactory, PlainHost
 from isoplug.supervisor.chaos.injector import Injection, Injector
 from isoplug.supervisor.chaos.load import Operation, operations_of, parse_operation
@@ -55,6 +53,7 @@ from isoplug.supervisor.chaos.plan import Plan, Rule
 from isoplug.supervisor.chaos.report import Broken, CallEntry, Ending, FaultRow, Promise, Report, Restart
 from isoplug.supervisor.chaos.run import Progress, Settings, run
 from isoplug.supervisor.chaos.shrink import shrink
+from isoplug.supervisor.chaos.watch import Watch
 
 __all__ = [
     "Broken",
@@ -103,6 +102,7 @@ __all__ = [
     "TemplateKilled",
     "TemplateStopped",
     "Trap",
+    "Watch",
     "ZygoteKilled",
     "fault_named",
     "fault_names",

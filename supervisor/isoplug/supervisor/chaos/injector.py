@@ -44,7 +44,7 @@ class Injector:
     def __init__(self, plan: Plan, on_injection: Callable[[Injection], None] = lambda _: None) -> None:
         self.plan = plan
         self.injections: list[Injection] = []
-        self._on_injection = on_injection
+        self._listeners = [on_injection]
         self._steps = Steps()
         self._lock = threading.Lock()
         self._seen: Counter[tuple[int, str]] = Counter()
@@ -53,6 +53,10 @@ class Injector:
         rules = list(enumerate(plan.rules))
         self._call_rules = [(n, rule, rule.fault) for n, rule in rules if isinstance(rule.fault, CallFault)]
         self._host_call_rules = [(n, rule, rule.fault) for n, rule in rules if isinstance(rule.fault, HostCallFault)]
+
+    def tell(self, listener: Callable[[Injection], None]) -> None:
+        """``listener`` hears of injections from here on, as ``on_injection`` does."""
+        self._listeners.append(listener)
 
     def begin_round(self, number: int) -> None:
         """See ``Steps.begin_round``."""
@@ -109,7 +113,8 @@ class Injector:
             self._struck[key] += 1
             injection = Injection(place, rule.fault, delivery.plugin_id, delivery.export, function, seconds)
             self.injections.append(injection)
-        self._on_injection(injection)
+        for listener in tuple(self._listeners):
+            listener(injection)
         return True
 
     def _is_due(self, number: int, rule: Rule, place: Place, seconds: float) -> bool:

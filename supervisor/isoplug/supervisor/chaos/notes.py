@@ -20,13 +20,14 @@ from isoplug.shared.errors import (
 from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls.interceptor import Delivery, Proceed
+from isoplug.supervisor.chaos.ledger import Ledger, Witness
 from isoplug.supervisor.chaos.place import Step, current_step
 from isoplug.supervisor.host import GuestAbort
 from isoplug.supervisor.pool.budget import Exceeded
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 from isoplug.supervisor.supervisor import Supervisor
 
-__all__ = ["DeliveryNote", "EffectCount", "Notes", "StepNotes", "effects_of"]
+__all__ = ["DeliveryNote", "EffectCount", "Notes", "StepNotes", "effects_of", "error_of"]
 
 #: How often each effect happened: (plugin, kind, target).
 EffectCount: TypeAlias = Counter[tuple[str, str, str]]
@@ -45,13 +46,15 @@ _FAILURES = {FailureKind.GUEST: CommandError, FailureKind.TRAP: GuestTrap}
 @dataclass(frozen=True, slots=True)
 class DeliveryNote:
     """``error``: the type of the error that ends the delivery for who made it; None: it was answered. ``record`` is
-    that of the call from outside, and of all that belongs to it."""
+    that of the call from outside, and of all that belongs to it. ``is_recorded``: at least as many effects have been
+    entered into it as the guest was told of."""
 
     plugin_id: str
     export: str
     depth: int
     error: type[PluginError] | None
     record: CallRecord
+    is_recorded: bool
 
 
 @dataclass(slots=True)
@@ -88,6 +91,13 @@ def effects_of(*records: CallRecord) -> EffectCount:
     return Counter((effect.plugin_id, effect.kind, effect.target) for record in records for effect in record.effects)
 
 
+def error_of(end: Returned | Failed | Exception) -> type[PluginError] | None:
+    """What a caller gets for how a delivery ended; None: an answer."""
+    if isinstance(end, Exception):
+        return next((error for cause, error in _ERRORS.items() if isinstance(end, cause)), None)
+    return _FAILURES.get(end.kind) if isinstance(end, Failed) else None
+
+
 class Notes:
     """An ``Interceptor``; thread-safe. The first one, around those that inject: it sees how a delivery ends in the end.
 
@@ -98,6 +108,7 @@ class Notes:
         #: Whose inputs are never set aside: one that two faults struck is not at fault.
         self.supervisor: Supervisor | None = None
         self.event: Step | None = None
+        self.ledger = Ledger()
         self._lock = threading.Lock()
         self._steps: defaultdict[Step, StepNotes] = defaultdict(StepNotes)
 
@@ -106,17 +117,21 @@ class Notes:
         if not delivery.is_lent:
             return proceed(delivery)
         self._forgive(delivery.plugin_id)
+        delivery.serve = witness = Witness(self.ledger, delivery)
+        effects = delivery.record.effect_count
         error: type[PluginError] | None = None
         try:
             outcome = proceed(delivery)
-            if isinstance(outcome, Failed):
-                error = _FAILURES.get(outcome.kind)
+            error = error_of(outcome)
             return outcome
         except (Silence, Gone, Breach, Exceeded, GuestAbort) as end:
-            error = next(kind for cause, kind in _ERRORS.items() if isinstance(end, cause))
+            error = error_of(end)
             raise
         finally:
-            note = DeliveryNote(delivery.plugin_id, delivery.export, delivery.depth, error, delivery.record)
+            is_recorded = delivery.record.effect_count - effects >= witness.acknowledged
+            note = DeliveryNote(
+                delivery.plugin_id, delivery.export, delivery.depth, error, delivery.record, is_recorded
+            )
             step = current_step() or self.event
             if step is not None:
                 with self._lock:

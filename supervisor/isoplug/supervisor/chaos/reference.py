@@ -35,13 +35,13 @@ from isoplug.supervisor.chaos.promises import Verdict
 from isoplug.supervisor.chaos.report import CallEntry, Ending
 from isoplug.supervisor.chaos.rounds import ALLOWANCE_SECONDS, Done, Lived, Order
 
-__all__ = ["Again", "Judged", "judge", "step_of"]
+__all__ = ["AS_IT_LIKES", "Again", "Judged", "judge", "step_of"]
 
 #: Makes the round again without faults and without these steps.
 Again: TypeAlias = Callable[[Collection[Step], Order], Lived]
 
 #: How a guest may end when something that it asked for went wrong: as it likes.
-_AS_IT_LIKES: tuple[type[PluginError], ...] = (CommandError, ConfigError, PermissionDenied, GuestTrap)
+AS_IT_LIKES: tuple[type[PluginError], ...] = (CommandError, ConfigError, PermissionDenied, GuestTrap)
 #: What callers get while a plugin cannot be started.
 _NOT_THERE: tuple[type[PluginError], ...] = (PluginNotFound, PluginQuarantined)
 #: Effects that only the plugin itself sees, and those that stand for nothing by themselves.
@@ -157,10 +157,9 @@ class _Judge:
                 verdict.breaks("answered", f"{what} raised {done.stray}, which is no PluginError", done.step)
             if self._is_late(done):
                 verdict.breaks("in-time", f"{what} had {self._timeout:g} s and took longer", done.step)
-            if done.error is not None and not done.outcome_is_true:
-                verdict.breaks(
-                    "true-outcome", f"{what} failed and said {done.outcome.value}, which is not so", done.step
-                )
+            if not done.outcome_is_true:
+                ended = "was answered" if done.error is None else f"failed and said {done.outcome.value}"
+                verdict.breaks("true-outcome", f"{what} {ended}; it has changed more than it says", done.step)
 
     def _is_late(self, done: Done) -> bool:
         return done.took_seconds > self._timeout + ALLOWANCE_SECONDS
@@ -215,7 +214,7 @@ class _Judge:
     def _strange_failure(self, done: Done, reference: Lived) -> Iterator[_Difference]:
         """Of a step that is not compared. A guest may say no because of what failed before; nothing else may happen."""
         failure, other = _failure(done), reference.done.get(done.step)
-        if failure is None or issubclass(failure, _AS_IT_LIKES) or (other is not None and failure is _failure(other)):
+        if failure is None or issubclass(failure, AS_IT_LIKES) or (other is not None and failure is _failure(other)):
             return
         text = f"{done.operation.text} ({done.step}) {_said(_end(done))}, which no fault explains"
         yield _Difference("explained", text, done.step, lambda _: None)
@@ -291,7 +290,7 @@ def _ends(injection: Injection, done: Done) -> tuple[type[PluginError], ...]:
     own = injection.place.step.caller.removeprefix(f"{EVENTS}/") if _is_event(done) else done.operation.plugin_id
     ends = injection.fault.ends
     if injection.plugin_id != own or isinstance(injection.fault, HostCallFault):
-        ends += _AS_IT_LIKES
+        ends += AS_IT_LIKES
     if step_of(injection) != done.step and not injection.fault.is_global:
         ends += _NOT_THERE
     return ends

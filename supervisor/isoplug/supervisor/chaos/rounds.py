@@ -49,7 +49,7 @@ _KEY_KINDS: Final = frozenset({"key_set", "key_deleted"})
 class Done:
     """One step that was made. ``answer`` is its answer as text, None when it ended with ``error``. ``stray`` is what it
     ended with that is no PluginError. ``plugins`` took part in it; ``handled`` has, by plugin, how the last delivery
-    ended that no other plugin made. ``outcome_is_true``: the error has the record of what was seen."""
+    ended that no other plugin made. ``outcome_is_true``: error and record say what was seen."""
 
     step: Step
     operation: Operation
@@ -70,13 +70,15 @@ class Done:
 @dataclass(slots=True)
 class Lived:
     """A round as it was. ``files`` and ``keys`` are what was there at its end: path → digest of what had been changed,
-    (plugin, key) → value. ``untidy`` says what was left behind, ``status_seconds`` how long the slowest status took."""
+    (plugin, key) → value; ``lost`` are keys of which guests were told otherwise. ``untidy`` says what was left behind,
+    ``status_seconds`` how long the slowest status took."""
 
     done: dict[Step, Done] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
     keys: dict[tuple[str, str], str] = field(default_factory=dict)
     restarts: list[Restart] = field(default_factory=list)
     load_errors: dict[str, PluginError] = field(default_factory=dict)
+    lost: list[tuple[str, str]] = field(default_factory=list)
     untidy: str = ""
     status_seconds: float = 0.0
     status_error: str = ""
@@ -161,6 +163,7 @@ class Arena:
                         break
                     play.stage(number, stage, order, skipped)
             processes = psutil.Process().children(recursive=True)
+            lived.lost = [] if play.is_stuck else notes.ledger.lost()
         finally:
             host.close()
         lived.untidy = before.left(processes)
@@ -243,7 +246,7 @@ class _Play:
             answer,
             None if error is None else type(error),
             outcome,
-            error is None or _is_true(error, noted),
+            _is_true(error, noted),
             stray,
             noted.effects,
             noted.plugins,
@@ -254,8 +257,13 @@ class _Play:
         )
 
 
-def _is_true(error: PluginError, noted: StepNotes) -> bool:
-    """Whether the error says what its record does, and has one when a worker was asked."""
+def _is_true(error: PluginError | None, noted: StepNotes) -> bool:
+    """Whether all that the guests were told of is in the record, and the error, if there is one, says what that does,
+    and has one when a worker was asked."""
+    if not all(delivery.is_recorded for delivery in noted.deliveries):
+        return False
+    if error is None:
+        return True
     if error.record is not None:
         return error.outcome is error.record.outcome
     return error.outcome is not Outcome.NOT_DELIVERED or not noted.deliveries

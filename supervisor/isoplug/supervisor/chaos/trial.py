@@ -7,7 +7,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from isoplug.shared.limits import clip
+from isoplug.shared.messages import Failed, Returned
+from isoplug.supervisor import wall_clock
 from isoplug.supervisor.calls import Interceptor
+from isoplug.supervisor.calls.interceptor import Delivery, Proceed
 from isoplug.supervisor.chaos.hosts import HostFactory
 from isoplug.supervisor.chaos.injector import Injector
 from isoplug.supervisor.chaos.load import Stage
@@ -20,6 +24,8 @@ __all__ = ["Trial"]
 
 #: A status takes a millisecond; seconds would mean that it waited for somebody.
 _SOON_SECONDS: Final = 5.0
+#: Another second, minute, hour, day, month and year.
+_ANOTHER_DAY_SECONDS: Final = 399 * 24 * 3600.0 + 3600.0 + 60.0 + 1.0
 
 
 @dataclass(slots=True)
@@ -62,7 +68,8 @@ class Trial:
 
     def _reference(self, number: int, stages: Sequence[Stage], order: Order, skipped: frozenset[Step]) -> Lived:
         key = (number, sum(stage.size for stage in stages), skipped, order)
-        lived = self._references.get(key) or self._live(stages, order, skipped, None)
+        around = (_AnotherDay(),) if order is Order.BACKWARD else ()
+        lived = self._references.get(key) or self._live(stages, order, skipped, None, around)
         if self.keeps_references:
             self._references[key] = lived
         return lived
@@ -90,6 +97,14 @@ class Trial:
         )
 
 
+class _AnotherDay:
+    """An ``Interceptor``: the clock on the wall is off by a day and more, so that what depends on it varies."""
+
+    def intercept(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
+        with wall_clock.jumped(_ANOTHER_DAY_SECONDS):
+            return proceed(delivery)
+
+
 def _check_whole(lived: Lived, stages: Sequence[Stage], number: int, verdict: Verdict) -> None:
     """What is to be seen of the round as a whole."""
     whole = Step(number, "", 0)
@@ -101,5 +116,8 @@ def _check_whole(lived: Lived, stages: Sequence[Stage], number: int, verdict: Ve
         verdict.breaks("status", f"status raised {lived.status_error}", whole)
     if lived.status_seconds > _SOON_SECONDS:
         verdict.breaks("status", "a status took seconds", whole)
+    for plugin_id, key in lived.lost[:1]:
+        text = f"the key {clip(key, 120)!r} of {plugin_id} does not hold what the guest was told that it does"
+        verdict.breaks("nothing-lost", text, whole)
     if lived.untidy:
         verdict.breaks("tidy", f"the round has left {lived.untidy}", whole)
