@@ -49,7 +49,7 @@ from isoplug.supervisor.chaos.hosts import Host, HostFactory, PlainHost
 from isoplug.supervisor.chaos.injector import Injection, Injector
 from isoplug.supervisor.chaos.load import Operation, operations_of, parse_operation
 from isoplug.supervisor.chaos.place import Place, Step, stepping
-from isoplug.supervisor.chaos.plan import Plan, Rule
+from isoplug.supervisor.chaos.plan import Plan, Rule, mixed_plan
 from isoplug.supervisor.chaos.report import Broken, CallEntry, Ending, FaultRow, Promise, Report, Restart
 from isoplug.supervisor.chaos.run import Progress, Settings, run
 from isoplug.supervisor.chaos.shrink import shrink
@@ -106,6 +106,7 @@ __all__ = [
     "ZygoteKilled",
     "fault_named",
     "fault_names",
+    "mixed_plan",
     "operations_of",
     "parse_operation",
     "register",

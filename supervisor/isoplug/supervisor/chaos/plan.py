@@ -27,16 +27,17 @@ import hashlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 from isoplug.shared.errors import InvalidArgument, SetupError
-from isoplug.supervisor.chaos.faults import Fault, HostCallFault, fault_named
+from isoplug.supervisor.chaos.faults import Fault, HostCallFault, fault_named, fault_names
 from isoplug.supervisor.chaos.place import Place, Step
 from isoplug.supervisor.config.values import parse_duration
 from isoplug.supervisor.files import read_bounded, reason
 
-__all__ = ["Plan", "Rule"]
+__all__ = ["Plan", "Rule", "mixed_plan"]
 
 #: Of a plan's file: a plan of one fault each in a hundred thousand places.
 _MAX_BYTES = 16 << 20
@@ -174,6 +175,25 @@ class Plan:
             raise SetupError(f"cannot read the fault plan {path}: {reason(error)}; check --plan") from error
         except InvalidArgument as error:
             raise SetupError(f"{path}: {error}") from error
+
+
+def mixed_plan(names: tuple[str, ...] = (), seed: int = 0, share: float = 0.3) -> Plan:
+    """These faults, or all there are, with one probability each: together ``share`` of what they can strike, calls and
+    host calls alike. A fault that has kinds (``moment = "before" | "delivery" | "reply"``) gets a rule for each,
+    and these divide its part.
+
+    Raises InvalidArgument for a name that there is not.
+    """
+    faults = [_kinds(name) for name in dict.fromkeys(names or fault_names())]
+    each = share / len(faults)
+    return Plan(tuple(Rule(kind, probability=each / len(kinds)) for kinds in faults for kind in kinds), seed)
+
+
+def _kinds(name: str) -> list[Fault]:
+    """A fault with each value of its parameters that have a few."""
+    hints = get_type_hints(type(fault_named(name)))
+    values = {key: get_args(hint) for key, hint in hints.items() if get_origin(hint) is Literal}
+    return [fault_named(name, **dict(zip(values, chosen, strict=True))) for chosen in product(*values.values())]
 
 
 _WORDS = {str: "text", int: "a whole number"}
