@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from isoplug.supervisor.chaos.place import EVENTS, Step
 from isoplug.supervisor.chaos.report import Ending, FaultRow, Report
 
 __all__ = ["Band", "Lane", "Mark", "Timeline", "bands_of", "scale_of", "seconds_text", "timeline_of"]
@@ -147,19 +148,23 @@ def _calls(report: Report) -> Iterator[_Event]:
         struck = f", struck by {', '.join(call.faults)}" if call.faults else ""
         text = f"{call.step}: {call.what}: {how}{struck}"
         ended = call.began_seconds + call.took_seconds
-        yield _Event(call.step.caller or _UNNAMED, call.ending, call.ending, call.began_seconds, ended, text)
+        yield _Event(_lane_of(call.step), call.ending, call.ending, call.began_seconds, ended, text)
 
 
 def _faults(report: Report) -> Iterator[_Event]:
     for one in report.injections:
         text = f"{one.fault} at {one.place}: {one.plugin_id} {one.function or one.export}"
-        lane = one.place.step.caller or _UNNAMED
-        yield _Event(lane, "fault", one.fault.name, one.at_seconds, one.at_seconds, text)
+        yield _Event(_lane_of(one.place.step), "fault", one.fault.name, one.at_seconds, one.at_seconds, text)
 
 
 def _restarts(report: Report) -> Iterator[_Event]:
     for one in report.restarts:
         yield _Event(_RESTARTS, "restart", one.plugin_id, one.at_seconds, one.at_seconds, f"restart of {one.plugin_id}")
+
+
+def _lane_of(step: Step) -> str:
+    """What mailboxes deliver is drawn with the events themselves."""
+    return EVENTS if step.caller.startswith(f"{EVENTS}/") else step.caller or _UNNAMED
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -1,5 +1,5 @@
 """``isoplug inspect | list | call | event | demo``; ``service`` has the commands of and for a running service,
-``signing`` those about signatures, ``doctor`` the one about this machine."""
+``signing`` those about signatures, ``doctor`` the one about this machine, ``chaos`` puts plugins through faults."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from isoplug.supervisor.cli import service, signing
+from isoplug.supervisor.cli.chaos import chaos
 from isoplug.supervisor.cli.doctor import doctor
 from isoplug.supervisor.cli.options import (
     Choice,
@@ -60,6 +61,7 @@ def cli() -> None:
     Examples:
       isoplug demo
       isoplug doctor
+      isoplug chaos --plugins plugins --workspace journal --report out.html
       isoplug inspect plugins/words/plugin.wasm
       isoplug verify plugins/words/plugin.wasm --key author.pub
       isoplug list --plugins plugins --workspace journal
@@ -71,7 +73,7 @@ def cli() -> None:
     """
 
 
-for command in (*service.COMMANDS, *signing.COMMANDS, doctor):
+for command in (*service.COMMANDS, *signing.COMMANDS, doctor, chaos):
     cli.add_command(command)
 
 

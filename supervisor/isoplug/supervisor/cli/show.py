@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -16,8 +16,13 @@ from rich.text import Text
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.plugins.manifest import Manifest
 
+if TYPE_CHECKING:  # only ``isoplug chaos`` needs it
+    from isoplug.supervisor.chaos import Fault, Promise, Report
+
 __all__ = [
     "Screen",
+    "chaos_faults",
+    "chaos_report",
     "doctor_report",
     "manifest",
     "poisoned_inputs",
@@ -189,6 +194,48 @@ def _limit(name: str, value: int | None) -> str:
     if value is None:
         return f"{words} unbounded"
     return f"{words} {value / 2**20:.0f} MiB" if name.endswith("_bytes") and value else f"{words} {value}"
+
+
+def chaos_faults(faults: Sequence[Fault], console: Console | None = None) -> None:
+    """What each imitates, and its parameters, to stdout."""
+    console = console or _stdout()
+    for fault in faults:
+        console.print(Text.assemble((fault.name, "bold"), ": ", _plain(fault.imitates())))
+        parameters = ", ".join(f"{name} = {json.dumps(value)}" for name, value in fault.defaults().items())
+        if parameters:
+            console.print(_plain(f"    {parameters}"))
+
+
+def chaos_report(report: Report, console: Console | None = None) -> None:
+    """A run: its faults and how the calls that they struck ended, and the promises, to stdout."""
+    from isoplug.supervisor.chaos.timeline import seconds_text
+
+    console = console or _stdout()
+    table = _table()
+    table.add_column("fault", overflow="fold")
+    for heading in ("injected", "answered", "failed", "wrong", "late", "p50", "p99", "max"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in report.faults:
+        bad = [Text(str(count), style="red" if count else "") for count in (row.wrong, row.late)]
+        times = [seconds_text(row.recovery(one)) if row.recovery_seconds else "-" for one in (50, 99, 100)]
+        table.add_row(_plain(row.name), str(row.injected), str(row.answered), str(row.failed), *bad, *times)
+    console.print(table)
+    console.print(Text("p50, p99, max: the time from a strike to the next answer of the same plugin\n", style="dim"))
+    for promise in report.promises:
+        _promise(promise, console)
+    console.print("", _plain(f"{len(report.calls)} calls, {len(report.injections)} faults, seed {report.plan.seed}."))
+
+
+def _promise(promise: Promise, console: Console) -> None:
+    is_kept, has_ticks = promise.broken is None, console.encoding.startswith("utf")
+    mark = ("✓" if is_kept else "✗") if has_ticks else ("kept" if is_kept else "broken")
+    text = _plain(f"{promise.name}: {promise.means}")
+    console.print(Text.assemble((mark, "green" if is_kept else "red"), " ", text))
+    if promise.broken is not None:
+        where = f"{promise.broken.step}: " if promise.broken.step is not None else ""
+        console.print(Text.assemble("  ", _plain(where + promise.broken.text), style="red"))
+    if promise.note:
+        console.print(Text.assemble("  ", _plain(promise.note)), style="dim")
 
 
 @contextmanager

@@ -7,6 +7,7 @@ happens is a defect of isoplug, of a host, or of a plugin.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -45,6 +46,16 @@ class Fault(ABC):
             for field in fields(self)
             if getattr(self, field.name) != field.default
         }
+
+    @classmethod
+    def imitates(cls) -> str:
+        """The first paragraph of its docstring, on one line: what it does, as what does it in real life."""
+        return " ".join((inspect.getdoc(cls) or "").partition("\n\n")[0].replace("``", "").split())
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """All its parameters, and what they are when a plan does not say."""
+        return {field.name: field.default for field in fields(cls)}
 
     def __str__(self) -> str:
         parameters = ", ".join(f"{name}={value}" for name, value in self.parameters().items())

@@ -1,0 +1,273 @@
+"""``isoplug chaos``."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from isoplug.supervisor.cli.options import json_option, print_json, reporting
+
+if TYPE_CHECKING:
+    from isoplug.supervisor.chaos import Plan, Report
+    from isoplug.supervisor.chaos.run import Settings
+
+__all__ = ["chaos"]
+
+#: Of seeds that nobody chose: short enough to be told on the telephone.
+_SEEDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the options say."""
+
+    plugins: Path
+    workspace: Path | None
+    plan: Path | None
+    faults: str | None
+    seed: int | None
+    duration: float
+    calls: int | None
+    callers: int
+    operations: tuple[str, ...]
+    report: Path | None
+
+    def settings(self) -> Settings:
+        """Raises SetupError, InvalidArgument."""
+        from isoplug.supervisor.chaos.load import parse_operation
+        from isoplug.supervisor.chaos.run import Settings
+
+        return Settings(
+            plugins=self.plugins,
+            workspace=self.workspace,
+            plan=self._plan(),
+            operations=tuple(parse_operation(text) for text in self.operations),
+            callers=self.callers,
+            duration_seconds=self.duration,
+            calls=self.calls,
+        )
+
+    def _plan(self) -> Plan:
+        from isoplug.supervisor.chaos import Plan, mixed_plan
+
+        if self.plan is not None:
+            plan = Plan.load(self.plan)
+            return plan if self.seed is None else plan.seeded(self.seed)
+        names = tuple(name.strip() for name in self.faults.split(",")) if self.faults else ()
+        return mixed_plan(names, random.randrange(_SEEDS) if self.seed is None else self.seed)
+
+    def command(self, seed: int, calls: int, plan: Path | None = None) -> str:
+        """The command line that makes this run again; with ``plan`` instead of its own faults."""
+        words = ["isoplug", "chaos", "--plugins", str(self.plugins)]
+        words += ["--workspace", str(self.workspace)] if self.workspace is not None else []
+        if plan or self.plan:
+            words += ["--plan", str(plan or self.plan)]
+        elif self.faults:
+            words += ["--faults", self.faults]
+        words += ["--seed", str(seed), "--calls", str(calls), "--callers", str(self.callers)]
+        return shlex.join([*words, *(word for text in self.operations for word in ("--command", text))])
+
+
+def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    from isoplug.supervisor.config.values import parse_duration
+
+    if text is None:
+        return None
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise click.UsageError(f"--duration: {error}") from error
+
+
+@click.command()
+@click.option("--plugins", type=click.Path(path_type=Path), metavar="DIR", help="Folder with a folder per plugin.")
+@click.option("--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder whose copy plugins see.")
+@click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="Which faults strike where (TOML).")
+@click.option("--faults", metavar="NAMES", help="These faults, by chance: kill,oom. Default: all there are.")
+@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The same seed, the same faults.")
+@click.option("--duration", metavar="TIME", callback=_duration, help="How long, such as 30s (the default) or 10m.")
+@click.option("--calls", type=click.IntRange(min=1), metavar="N", help="How many calls, instead of how long.")
+@click.option("--callers", type=click.IntRange(1, 64), default=4, show_default=True, help="Callers at the same time.")
+@click.option(
+    "--command",
+    "operations",
+    multiple=True,
+    metavar="PLUGIN:COMMAND=PARAMS",
+    help="What callers do, or EVENT:TYPE=PAYLOAD; may be repeated. Default: all that the plugins declare.",
+)
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the run as an HTML page.")
+@click.option("--no-shrink", is_flag=True, help="Do not look for the smallest plan when a promise broke.")
+@click.option("--list", "is_list", is_flag=True, help="Show the faults there are, and what each imitates.")
+@json_option
+@functools.partial(reporting, quiet="CRITICAL")  # what fails here is meant to, and counted
+def chaos(
+    plugins: Path | None,
+    workspace: Path | None,
+    plan: Path | None,
+    faults: str | None,
+    seed: int | None,
+    duration: float | None,
+    calls: int | None,
+    callers: int,
+    operations: tuple[str, ...],
+    report: Path | None,
+    no_shrink: bool,
+    is_list: bool,
+    as_json: bool,
+) -> None:
+    """Put plugins through faults, and see whether what isoplug promises about them holds.
+
+    Callers use the plugins while workers are killed, host services fail, and so on. Then the same calls are made
+    without faults, and answers and effects compared. Everything works on copies: neither plugins nor workspace are
+    touched. Exit code 1 when a promise broke; then fewer and fewer faults are tried, until the smallest plan that still
+    breaks it is found, and saved.
+
+    \b
+    Examples:
+      isoplug chaos --list
+      isoplug chaos --plugins plugins --workspace journal
+      isoplug chaos --plugins plugins --workspace journal --faults kill,oom --duration 2m --report out.html
+      isoplug chaos --plugins plugins --workspace journal --seed 7 --calls 2000
+      isoplug chaos --plugins plugins --command 'diaryx.words:count={"path": "a.md"}' --command EVENT:file_saved
+    """
+    if is_list:
+        _show_faults(as_json)
+        return
+    if plugins is None:
+        raise click.UsageError("no plugins: give --plugins DIR")
+    if plan is not None and faults is not None:
+        raise click.UsageError("give --plan FILE or --faults NAMES, not both")
+    if duration is not None and calls is not None:
+        raise click.UsageError("give --duration TIME or --calls N, not both")
+    seconds = 30.0 if duration is None else duration
+    choice = _Choice(plugins, workspace, plan, faults, seed, seconds, calls, callers, operations, report)
+    _run(choice, is_shrunk=not no_shrink, as_json=as_json)
+
+
+def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
+    from isoplug.supervisor.chaos.run import run
+    from isoplug.supervisor.chaos.shrink import shrink
+    from isoplug.supervisor.cli.exits import FAILED
+    from isoplug.supervisor.cli.progress import progress_bar
+
+    settings = choice.settings()
+    seed = settings.plan.seed
+    saved_at = _place_for_plan(choice, seed)
+    if choice.report is not None:
+        _require_writable(choice.report, "--report")
+    click.echo(f"isoplug: on copies of plugins and workspace, with seed {seed}", err=True)
+    with progress_bar(is_wanted=not as_json) as on_progress:
+        report = run(settings, on_progress=on_progress)
+        if report.broken and is_shrunk:
+            report = shrink(settings, report, on_progress=on_progress)
+    report = replace(report, repeat=choice.command(seed, len(report.calls)))
+    if report.smallest is not None:
+        _write(saved_at, report.smallest.to_toml())
+    _show(report, choice, saved_at, as_json)
+    if report.broken:
+        sys.exit(FAILED)
+
+
+def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> None:
+    """On stdout the result, on stderr which files were written."""
+    from isoplug.supervisor.chaos.as_json import to_json
+    from isoplug.supervisor.chaos.html import to_html
+    from isoplug.supervisor.cli import show
+
+    if as_json:
+        print_json(to_json(report), indent=None)
+    else:
+        show.chaos_report(report)
+        click.echo(f"The same again: {report.repeat}")
+    if report.smallest is not None:
+        again = choice.command(report.smallest.seed, len(report.calls), saved_at)
+        if not as_json:
+            click.echo(f"\nThe smallest plan that still breaks the first promise:\n\n{report.smallest.to_toml()}")
+            click.echo(f"With it: {again}")
+        click.echo(f"isoplug: the smallest plan is in {saved_at}", err=True)
+    if choice.report is not None:
+        _write(choice.report, to_html(report))
+        click.echo(f"isoplug: the page is {choice.report}", err=True)
+
+
+def _show_faults(as_json: bool) -> None:
+    from isoplug.supervisor.chaos.faults import HostCallFault, fault_named, fault_names
+    from isoplug.supervisor.cli import show
+
+    faults = [fault_named(name) for name in fault_names()]
+    if not as_json:
+        show.chaos_faults(faults)
+        return
+    listed = [
+        {
+            "name": fault.name,
+            "imitates": fault.imitates(),
+            "strikes": "host call" if isinstance(fault, HostCallFault) else "call",
+            "parameters": fault.defaults(),
+        }
+        for fault in faults
+    ]
+    print_json({"faults": listed})
+
+
+def _place_for_plan(choice: _Choice, seed: int) -> Path:
+    """Beside the page, or in the current folder. What is there and is no plan, or is the plan of this run, stays: then
+    the name gets a number. Raises SetupError when nothing can be written there."""
+    name = f"isoplug-chaos-{seed}" if choice.report is None else f"{choice.report.stem}.smallest"
+    folder = Path() if choice.report is None else choice.report.parent
+    place = next(path for path in _numbered(folder, name) if _is_free(path, choice.plan))
+    _require_writable(place, "the current folder" if choice.report is None else "--report")
+    return place
+
+
+def _numbered(folder: Path, name: str) -> Iterator[Path]:
+    number = 1
+    while True:
+        yield folder / (f"{name}.toml" if number == 1 else f"{name}-{number}.toml")
+        number += 1
+
+
+def _is_free(path: Path, plan: Path | None) -> bool:
+    from isoplug.shared.errors import SetupError
+    from isoplug.supervisor.chaos import Plan
+
+    if not path.exists() and not path.is_symlink():
+        return True
+    if plan is not None and plan.exists() and path.exists() and path.samefile(plan):
+        return False
+    with suppress(SetupError):
+        return bool(Plan.load(path).rules)
+    return False
+
+
+def _require_writable(path: Path, option: str) -> None:
+    """Before a run of an hour, and not after it. Raises SetupError."""
+    from isoplug.shared.errors import SetupError
+
+    if path.is_dir():
+        raise SetupError(f"{option}: {path} is a folder; name a file")
+    if not path.parent.is_dir():
+        raise SetupError(f"{option}: {path.parent} is not a folder; make it, or name another")
+    if not os.access(path.parent, os.W_OK):
+        raise SetupError(f"{option}: cannot write in {path.parent.resolve()}; name another folder by --report")
+
+
+def _write(path: Path, text: str) -> None:
+    """Raises SetupError."""
+    from isoplug.shared.errors import SetupError
+    from isoplug.supervisor.files import reason, write_atomically
+
+    try:
+        write_atomically(path, text.encode(), new_mode=0o644)
+    except OSError as error:
+        raise SetupError(f"cannot write {path}: {reason(error)}; free space, or name another file") from error

@@ -1,0 +1,205 @@
+"""``isoplug chaos``, as a person or a shell script runs it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import PluginFolder, Workspace
+from isoplug.supervisor.chaos import Plan, fault_names
+
+SCRIPT = Path(sys.executable).with_name("isoplug")
+ECHO = ("--command", "test.probe:echo=[1]")
+#: It counts in memory, which its plugin loses with every worker: the promise that answers stay the same cannot hold.
+COUNT = ("--command", "test.probe:count")
+
+pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, plugins: PluginFolder, workspace: Workspace) -> Path:
+    """``plugins`` with one plugin, and ``workspace``."""
+    plugins.add()
+    workspace.write("note.md", "dear diary")
+    return tmp_path
+
+
+def chaos(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    """stdout and stderr."""
+    run = subprocess.run(
+        [SCRIPT, "chaos", *arguments],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": "/tmp"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=240,
+        check=False,
+    )
+    assert run.returncode == code, run.stdout + run.stderr
+    assert "Traceback" not in run.stderr
+    assert "\x1b" not in run.stdout + run.stderr
+    return run.stdout, run.stderr
+
+
+def run(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
+    return chaos(folder, "--plugins", "plugins", "--workspace", "workspace", *arguments, code=code)
+
+
+def document(folder: Path, *arguments: str, code: int = 0) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(run(folder, "--json", *arguments, code=code)[0])
+    return value
+
+
+# --- what it says -----------------------------------------------------------------------------------------------------
+
+
+def test_every_fault_is_listed_with_what_it_imitates(tmp_path: Path) -> None:
+    out, err = chaos(tmp_path, "--list")
+    assert [line.partition(":")[0] for line in out.splitlines() if not line.startswith(" ")] == list(fault_names())
+    assert "kill: The worker is killed by SIGKILL" in out
+    assert err == ""
+    listed = json.loads(chaos(tmp_path, "--list", "--json")[0])["faults"]
+    assert [fault["name"] for fault in listed] == list(fault_names())
+    assert {fault["strikes"] for fault in listed} <= {"call", "host call"}
+    assert all(fault["imitates"].endswith((".", ":")) for fault in listed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ([], "no plugins: give --plugins DIR"),
+        (["--plugins", "nowhere"], "is not a folder; make it, or name another"),
+        (["--plugins", "plugins", "--faults", "kil"], "there is no fault 'kil'; there are"),
+        (["--plugins", "plugins", "--faults", "kill", "--plan", "a.toml"], "--plan FILE or --faults NAMES, not both"),
+        (["--plugins", "plugins", "--plan", "nowhere.toml"], "cannot read the fault plan nowhere.toml"),
+        (["--plugins", "plugins", "--duration", "10"], "--duration: "),
+        (["--plugins", "plugins", "--duration", "1s", "--calls", "5"], "--duration TIME or --calls N, not both"),
+        (["--plugins", "plugins", "--command", "echo"], "'echo' is no operation"),
+        (["--plugins", "plugins", "--report", "nowhere/out.html"], "--report: nowhere is not a folder"),
+        (["--plugins", "plugins", "--report", "plugins"], "--report: plugins is a folder; name a file"),
+    ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
+)
+def test_a_mistake_is_2_before_anything_runs(folder: Path, arguments: list[str], text: str) -> None:
+    before = sorted(folder.rglob("*"))
+    out, err = chaos(folder, *arguments, code=2)
+    assert out == ""
+    assert text in err
+    assert sorted(folder.rglob("*")) == before
+
+
+# --- a run in which all is well ---------------------------------------------------------------------------------------
+
+
+def test_a_run_shows_faults_and_promises_and_how_to_repeat_it(folder: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    out, err = run(folder, "--faults", "kill", "--calls", "40", "--callers", "2", "--seed", "5", *ECHO)
+    heading, row, *rest = out.splitlines()
+    assert heading.split() == ["fault", "injected", "answered", "failed", "wrong", "late", "p50", "p99", "max"]
+    name, injected, *_, wrong, late, _, _, _, _, _, _ = row.split()
+    assert (name, wrong, late) == ("kill", "0", "0")
+    assert int(injected) > 0
+    assert not [line for line in rest if line.startswith("✗")]
+    assert [line for line in rest if line.startswith("✓")]
+    assert "on copies of plugins and workspace, with seed 5" in err
+    repeat = next(line for line in rest if line.startswith("The same again: ")).partition(": ")[2]
+    assert shlex.split(repeat)[:6] == ["isoplug", "chaos", "--plugins", "plugins", "--workspace", "workspace"]
+    assert shlex.split(repeat)[6:] == [
+        "--faults", "kill", "--seed", "5", "--calls", "40", "--callers", "2", "--command", "test.probe:echo=[1]",
+    ]  # fmt: skip
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_command_that_it_prints_repeats_the_run(folder: Path) -> None:
+    first = document(folder, "--faults", "kill", "--duration", "500ms", *ECHO)
+    assert first["holds"] is True
+    again = json.loads(chaos(folder, *shlex.split(first["repeat"])[2:], "--json")[0])
+    for key in ("totals", "plan", "promises", "repeat"):
+        assert again[key] == first[key]
+    places = ("step", "delivery", "host_call", "fault", "parameters")
+    assert [[one[key] for key in places] for one in again["injections"]] == [
+        [one[key] for key in places] for one in first["injections"]
+    ]
+
+
+def test_the_page_is_written_where_it_is_wanted(folder: Path) -> None:
+    _, err = run(folder, "--calls", "8", "--faults", "kill", "--report", "out.html", *ECHO)
+    assert "every promise held" in (folder / "out.html").read_text("utf-8")
+    assert "the page is out.html" in err
+
+
+def test_without_a_seed_each_run_has_one_of_its_own_and_names_it(folder: Path) -> None:
+    seeds = {document(folder, "--calls", "4", *ECHO)["seed"] for _ in range(2)}
+    assert len(seeds) > 1
+
+
+def test_a_terminal_gets_a_bar_with_counts_and_a_program_gets_none(folder: Path) -> None:
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    command = [SCRIPT, "chaos", "--plugins", "plugins", "--calls", "200", "--faults", "kill", *ECHO]
+    environment = {**os.environ, "TERM": "xterm"}
+    shown = b""
+    try:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=slave)
+        os.close(slave)
+        try:
+            while data := os.read(master, 4096):
+                shown += data
+        except OSError:  # EIO: the other end is closed
+            pass
+        out, _ = process.communicate(timeout=240)
+    finally:
+        os.close(master)
+    assert process.returncode == 0, shown
+    assert b"faults: " in shown
+    assert b"\x1b" not in out
+
+
+# --- a promise that breaks --------------------------------------------------------------------------------------------
+
+
+def test_a_broken_promise_is_1_with_a_counter_example_and_the_smallest_plan(folder: Path) -> None:
+    arguments = ("--faults", "kill", "--calls", "60", "--callers", "1", "--seed", "3", *COUNT)
+    out, err = run(folder, *arguments, code=1)
+    saved = folder / "isoplug-chaos-3.toml"
+    assert "the smallest plan is in isoplug-chaos-3.toml" in err
+    broken = next(number for number, line in enumerate(out.splitlines()) if line.startswith("✗"))
+    assert "round 1, caller-1 " in out.splitlines()[broken + 1]
+    plan = Plan.load(saved)
+    assert len(plan.rules) == 1
+    assert plan.to_toml().strip() in out
+    with_it = out.splitlines()[-1].partition("With it: ")[2]
+    again = json.loads(chaos(folder, *shlex.split(with_it)[2:], "--json", code=1)[0])
+    assert again["holds"] is False
+    assert again["totals"]["injected"] == 1
+    # The plan that was given is not written over.
+    assert Plan.load(saved) == plan
+    assert (folder / "isoplug-chaos-3-2.toml").exists()
+
+
+def test_what_is_no_plan_is_never_written_over(folder: Path) -> None:
+    (folder / "out.smallest.toml").write_text('important = "yes"\n')
+    arguments = ("--faults", "kill", "--calls", "60", "--callers", "1", "--seed", "3", "--report", "out.html", *COUNT)
+    _, err = run(folder, *arguments, code=1)
+    assert (folder / "out.smallest.toml").read_text() == 'important = "yes"\n'
+    assert "the smallest plan is in out.smallest-2.toml" in err
+    assert "1 promise broke" in (folder / "out.html").read_text("utf-8")
+    assert "The smallest plan that still breaks it" in (folder / "out.html").read_text("utf-8")
+
+
+def test_shrinking_can_be_left_out(folder: Path) -> None:
+    arguments = ("--faults", "kill", "--calls", "60", "--callers", "1", "--seed", "3", "--no-shrink", *COUNT)
+    report = document(folder, *arguments, code=1)
+    assert report["smallest"] is None
+    assert not list(folder.glob("*.toml"))
