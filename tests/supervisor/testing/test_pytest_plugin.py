@@ -1,8 +1,9 @@
-"""What plugin authors get under pytest: the fixture in a run of its own, as it stands in their project."""
+"""What plugin authors get under pytest: fixtures and marker in a run of their own, as in their project."""
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from guests import guest
+from guests import guest, renamed
 
 AUTHORS_TESTS = """
 def test_the_plugin_answers(isoplug_plugin):
@@ -121,6 +122,152 @@ def test_it():
 def test_the_fixture_can_be_left_out(project: Project) -> None:
     result = project.run("def test_it(isoplug_plugin): pass\n", "-p", "no:isoplug")
     assert "fixture 'isoplug_plugin' not found" in result.stdout
+
+
+FAULTS = """
+import pytest
+from isoplug.supervisor import WorkerCrashed
+
+@pytest.mark.isoplug_faults("kill", moment="reply", every=3)
+@pytest.mark.isoplug_faults("kill", every=2)
+def test_it_goes_on(isoplug_plugin, isoplug_faults):
+    plugin = isoplug_plugin("build/plugin.wasm")
+    for number in range(10):
+        assert plugin.command("echo", number, retries=3) == number
+    for moment, every in ("delivery", 2), ("reply", 3):
+        struck = [one.place.step.number for one in isoplug_faults.injections if one.fault.moment == moment]
+        assert len(struck) > 4
+        assert struck == [every * number for number in range(1, len(struck) + 1)]
+    assert isoplug_faults.assert_promises()
+"""
+
+
+def test_faults_of_a_marker_strike_the_plugin_which_is_not_quarantined_for_them(project: Project) -> None:
+    result = project.run(FAULTS, "--strict-markers")
+    assert "1 passed" in result.stdout, result.stdout
+
+
+def test_a_test_without_the_marker_is_struck_by_nothing(project: Project) -> None:
+    tests = """
+def test_it(isoplug_plugin, isoplug_faults):
+    plugin = isoplug_plugin("build/plugin.wasm")
+    assert [plugin.command("count") for _ in range(3)] == [1, 2, 3]
+    assert not isoplug_faults.injections
+    isoplug_faults.assert_promises()
+"""
+    result = project.run(tests)
+    assert "1 passed" in result.stdout, result.stdout
+
+
+def test_a_folder_of_plugins_is_struck_as_one_is(project: Project) -> None:
+    for name in ("a", "b"):
+        (project.path / "plugins" / name).mkdir(parents=True)
+        module = (project.path / "build" / "plugin.wasm").read_bytes()
+        (project.path / "plugins" / name / "plugin.wasm").write_bytes(renamed(module, f"test.{name}"))
+    tests = """
+import pytest
+
+NESTED = {"plugin_id": "test.b", "command": "echo", "params": 1}
+
+@pytest.mark.isoplug_faults("kill", plugin="test.b", moment="before", times=1)
+def test_it(isoplug_supervisor, isoplug_faults):
+    harness = isoplug_supervisor("plugins", workspace={"a.md": "x"})
+    call = harness.supervisor.command
+    assert call("test.a", "call", NESTED)["success"] is False
+    assert call("test.a", "call", NESTED) == {"success": True, "data": 1}
+    assert [one.plugin_id for one in isoplug_faults.injections] == ["test.b"]
+    assert {one.permission for one in harness.permissions.asked} == {"execute_commands"}
+    isoplug_faults.assert_promises()
+"""
+    result = project.run(tests)
+    assert "1 passed" in result.stdout, result.stdout
+    assert not list((project.path / "plugins").rglob("manifest.json"))  # a copy was loaded
+
+
+CHANCE = """
+import pytest
+from isoplug.supervisor import PluginError
+
+@pytest.mark.isoplug_faults("kill", probability=0.5)
+def test_it(isoplug_plugin):
+    plugin = isoplug_plugin("build/plugin.wasm")
+    ends = []
+    for number in range(12):
+        try:
+            ends.append(plugin.command("echo", "."))
+        except PluginError:
+            ends.append("x")
+    assert "".join(ends) == "all of them"
+"""
+
+
+def test_a_test_that_fails_under_faults_says_which_and_how_to_repeat_them(project: Project) -> None:
+    first = project.run(CHANCE)
+    assert "1 failed" in first.stdout
+    assert "isoplug faults" in first.stdout
+    assert 'name = "kill"' in first.stdout
+    (repeat,) = re.findall(r'^pytest "test_plugin.py::test_it" (--isoplug-seed \d+)$', first.stdout, re.MULTILINE)
+    second = project.run(CHANCE, *repeat.split())
+    ends = [re.findall(r"assert '([.x]{12})' == 'all", run.stdout) for run in (first, second)]
+    strikes = [re.findall(r"^kill at .*$", run.stdout, re.MULTILINE) for run in (first, second)]
+    assert strikes[0]
+    assert strikes[0] == strikes[1]
+    assert ends[0]
+    assert ends[0] == ends[1]
+
+
+def test_the_seed_of_a_plan_holds_unless_another_is_asked_for(project: Project) -> None:
+    tests = """
+import pytest
+from isoplug.supervisor.chaos import Kill, Plan, Rule
+
+PLAN = Plan((Rule(Kill("before"), probability=0.5),), seed=7)
+
+@pytest.mark.isoplug_faults(Kill("reply"), every=5)
+@pytest.mark.isoplug_faults(PLAN)
+def test_it(isoplug_faults):
+    assert isoplug_faults.plan.rules == (Rule(Kill("reply"), every=5), *PLAN.rules)
+    print(f"seed={isoplug_faults.plan.seed}")
+"""
+    assert "seed=7" in project.run(tests, "-s").stdout
+    assert "seed=8" in project.run(tests, "-s", "--isoplug-seed=8").stdout
+
+
+def test_markers_that_cannot_be_used_are_named_before_any_test_runs(project: Project) -> None:
+    tests = """
+import pytest
+
+@pytest.mark.isoplug_faults("kil")
+def test_a(): pass
+
+@pytest.mark.isoplug_faults("kill", moment="never")
+def test_b(): pass
+
+@pytest.mark.isoplug_faults("kill", moment="reply", how="gently")
+def test_c(): pass
+
+@pytest.mark.isoplug_faults("kill", every=0)
+def test_d(): pass
+
+@pytest.mark.isoplug_faults("kill", every="second")
+def test_e(): pass
+
+@pytest.mark.isoplug_faults()
+def test_f(): pass
+
+@pytest.mark.isoplug_faults("kill")
+def test_g(): pass
+"""
+    result = project.run(tests)
+    assert result.returncode == pytest.ExitCode.USAGE_ERROR
+    problems = dict(re.findall(r"::test_(\w): @pytest.mark.isoplug_faults: (.*)", result.stderr))
+    assert list(problems) == ["a", "b", "c", "d", "e", "f"]
+    assert problems["a"].startswith("there is no fault 'kil'; there are ")
+    assert problems["b"] == "the moment of a kill is before, delivery or reply, not 'never'"
+    assert problems["c"].startswith("fault 'kill' has no such parameter: moment, how")
+    assert problems["d"] == "fault 'kill': every must be 1 or more, not 0"
+    assert problems["e"].startswith("fault 'kill': ")
+    assert "by name or as a Fault" in problems["f"]
 
 
 def test_without_pytest_the_harness_can_still_be_used(project: Project) -> None:

@@ -1,4 +1,4 @@
-"""For tests of plugins and of hosts: recording services, and a harness that drives one plugin.
+"""For tests of plugins and of hosts: recording services, harnesses that drive plugins, and faults for them.
 
     from isoplug.supervisor.testing import PluginHarness
 
@@ -6,8 +6,9 @@
         assert plugin.command("count", {"path": "README.md"}) == {"words": 0}
 
 Supervisor, worker process, files, namespaces and host functions are real. The network, events, permissions, storage and
-secrets are services that remember, which can be handed to any ``Supervisor`` as well. Under pytest, the fixture
-``isoplug_plugin`` makes harnesses and closes them after the test (``pytest_plugin``).
+secrets are services that remember, which can be handed to any ``Supervisor`` as well. Under pytest, the fixtures
+``isoplug_plugin`` and ``isoplug_supervisor`` make harnesses and close them after the test, and a marker has faults
+strike them (``pytest_plugin``).
 
 The names below are imported when they are first used: pytest loads ``pytest_plugin``, and with it this module, in each
 of its runs.
@@ -20,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from isoplug.supervisor.testing.events import Emitted, RecordingEvents
+    from isoplug.supervisor.testing.faults import Faults
+    from isoplug.supervisor.testing.folder import SupervisorHarness
     from isoplug.supervisor.testing.harness import PluginHarness
     from isoplug.supervisor.testing.http import RecordingHttp, Sent
     from isoplug.supervisor.testing.permissions import Asked, RecordingPermissions
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Asked",
     "Emitted",
+    "Faults",
     "MemorySecrets",
     "PluginHarness",
     "RecordingEvents",
@@ -40,11 +44,13 @@ __all__ = [
     "Sent",
     "SentMessage",
     "StorageAccess",
+    "SupervisorHarness",
 ]
 
 _HOMES = {
     "Asked": "permissions",
     "Emitted": "events",
+    "Faults": "faults",
     "MemorySecrets": "secrets",
     "PluginHarness": "harness",
     "RecordingEvents": "events",
@@ -55,6 +61,7 @@ _HOMES = {
     "Sent": "http",
     "SentMessage": "websockets",
     "StorageAccess": "storage",
+    "SupervisorHarness": "folder",
 }
 
 

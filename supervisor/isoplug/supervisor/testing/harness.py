@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 import select
 import signal
-import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import Any
 
 from isoplug.shared.errors import InvalidArgument, LoadError
 from isoplug.shared.record import CallRecord
-from isoplug.supervisor.calls import Cancellation
+from isoplug.supervisor.calls import Cancellation, Interceptor
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.egress import HttpClient
@@ -23,34 +21,22 @@ from isoplug.supervisor.events import encode_event
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.host import EventSink
 from isoplug.supervisor.observe.status import PluginStatus
-from isoplug.supervisor.permissions import Checker
 from isoplug.supervisor.plugins.folder import PluginFiles
 from isoplug.supervisor.plugins.manifest import Manifest
 from isoplug.supervisor.plugins.sidecar import write_config
 from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
-from isoplug.supervisor.supervisor import OfferedFiles, Supervisor
-from isoplug.supervisor.testing.events import RecordingEvents
-from isoplug.supervisor.testing.http import RecordingHttp
-from isoplug.supervisor.testing.permissions import RecordingPermissions, RequestedPermissions
-from isoplug.supervisor.testing.secrets import MemorySecrets
-from isoplug.supervisor.testing.storage import RecordingStorage
-from isoplug.supervisor.testing.websockets import RecordingSockets
+from isoplug.supervisor.supervisor import OfferedFiles
+from isoplug.supervisor.testing.faults import Faults
+from isoplug.supervisor.testing.folder import Permissions, SupervisorHarness, Workspace
 from isoplug.supervisor.websockets import WebSockets
-from isoplug.supervisor.workspace import WorkspacePath
 
 __all__ = ["PluginHarness"]
 
-#: Rules in the front matter's form, a checker, what the manifest requests, or None: everything is allowed.
-Permissions: TypeAlias = "Mapping[str, Any] | Checker | Literal['requested'] | None"
-#: A folder, or the files of a temporary one.
-Workspace: TypeAlias = "str | os.PathLike[str] | Mapping[str, str | bytes] | None"
-
-_ROOT_INDEX = "---\ntitle: Test workspace\ncontents: []\n---\n"
 _WAIT_SECONDS = 10.0
 
 
-class PluginHarness:
+class PluginHarness(SupervisorHarness):
     """Loads one plugin and drives it::
 
         with PluginHarness("target/plugin.wasm", workspace={"a.md": "Hello"}) as plugin:
@@ -60,22 +46,9 @@ class PluginHarness:
 
     Args:
         wasm: the module, as a path or as bytes. It is loaded from a copy: no manifest.json appears beside it.
-        permissions: ``{"read_files": ["all"]}`` and the like; ``"requested"``: exactly what the manifest's
-            ``requested_permissions`` say; None: everything is allowed.
         config: the plugin's configuration at its start.
-        workspace: a folder that is used as it is, so copy it first if the plugin writes; or the files of a temporary
-            one, text or bytes by name. A temporary one has an empty root index ``README.md`` unless it is given.
-        events, storage, http, secrets, websockets: services to use in place of new ``RecordingEvents`` and so on: a
-            host's own, or those of another harness.
-        host_config: the supervisor's own configuration, ``config`` there.
-        others: further arguments of ``Supervisor``.
-
-    Raises:
-        LoadError and the errors of a call: the plugin does not load.
-        SetupError, InvalidArgument: an argument cannot be used.
-
-    Namespaces and whatever else keeps state are the embedded services in a temporary folder. ``close``, or the end of
-    the ``with``, ends the process and removes everything temporary.
+        permissions, workspace, events, storage, http, secrets, websockets, host_config, faults, interceptors, others:
+            as with ``SupervisorHarness``, also for what it raises.
     """
 
     def __init__(
@@ -91,39 +64,24 @@ class PluginHarness:
         secrets: Secrets | None = None,
         websockets: WebSockets | None = None,
         host_config: Config | None = None,
+        faults: Faults | None = None,
+        interceptors: Sequence[Interceptor] = (),
         **others: Any,
     ) -> None:
-        with ExitStack() as cleanup:
-            folder = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="isoplug-test-")))
-            self._wasm = _placed(wasm, folder)
-            if config is not None:
-                write_config(self._wasm.with_name("config.json"), config, "under test")
-            #: The folder that the plugin sees.
-            self.workspace = _workspace(workspace, folder / "workspace")
-            # Typed as the recording ones, which they are unless the caller gave others.
-            self.events = cast(RecordingEvents, RecordingEvents() if events is None else events)
-            self.storage = cast(RecordingStorage, RecordingStorage() if storage is None else storage)
-            self.http = cast(RecordingHttp, RecordingHttp() if http is None else http)
-            self.secrets = cast(MemorySecrets, MemorySecrets() if secrets is None else secrets)
-            self.websockets = cast(RecordingSockets, RecordingSockets() if websockets is None else websockets)
-            self.permissions = cast(RecordingPermissions, self._checker(permissions))
-            #: For all that the harness has no method for.
-            self.supervisor = cleanup.enter_context(
-                Supervisor(
-                    workspace=self.workspace,
-                    state_dir=others.pop("state_dir", folder / "state"),
-                    events=self.events,
-                    storage=self.storage,
-                    http=self.http,
-                    secrets=self.secrets,
-                    websockets=self.websockets,
-                    config=host_config,
-                    permissions=self.permissions,
-                    **others,
-                )
-            )
-            self.id = self._load(wasm)
-            self._cleanup = cleanup.pop_all()
+        self._given, self._config = wasm, config
+        super().__init__(
+            permissions=permissions,
+            workspace=workspace,
+            events=events,
+            storage=storage,
+            http=http,
+            secrets=secrets,
+            websockets=websockets,
+            host_config=host_config,
+            faults=faults,
+            interceptors=interceptors,
+            **others,
+        )
 
     # --- what the plugin is ---------------------------------------------------------------------------------------
 
@@ -238,54 +196,18 @@ class PluginHarness:
         """See ``Supervisor.reset``: out of quarantine."""
         self.supervisor.reset(self.id)
 
-    def close(self) -> None:
-        """Idempotent."""
-        self._cleanup.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    # --- its workspace --------------------------------------------------------------------------------------------
-
-    def write(self, name: str, content: str | bytes) -> Path:
-        """Put a file into the workspace, folders included. Raises ServiceError for a name outside."""
-        return _write(self.workspace, name, content)
-
-    def read(self, name: str) -> str:
-        """A text file of the workspace. Raises ServiceError for a name outside, OSError."""
-        return _path(self.workspace, name).read_text(encoding="utf-8")
-
-    def files(self) -> list[str]:
-        """All files of the workspace, sorted."""
-        found = (path for path in self.workspace.rglob("*") if path.is_file())
-        return sorted(path.relative_to(self.workspace).as_posix() for path in found)
-
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _load(self, wasm: str | os.PathLike[str] | bytes) -> str:
+    def _load(self) -> None:
+        self._wasm = _placed(self._given, self._folder)
+        if self._config is not None:
+            write_config(self._wasm.with_name("config.json"), self._config, "under test")
         try:
-            plugin_id = self.supervisor.load_plugin(self._wasm).id
+            self.id = self.supervisor.load_plugin(self._wasm).id
         except LoadError as error:
-            if not isinstance(wasm, bytes):
-                error.add_note(f"{self._wasm} is a copy of {os.fspath(wasm)}")
+            if not isinstance(self._given, bytes):
+                error.add_note(f"{self._wasm} is a copy of {os.fspath(self._given)}")
             raise
-        if isinstance(self.permissions, RequestedPermissions):
-            self.permissions.require_usable(plugin_id)
-        return plugin_id
-
-    def _checker(self, permissions: Permissions) -> Checker:
-        if permissions is None or isinstance(permissions, Mapping):
-            return RecordingPermissions(permissions)
-        if permissions == "requested":
-            return RequestedPermissions(lambda plugin_id: self.supervisor.plugins[plugin_id].manifest)
-        if isinstance(permissions, str):
-            raise InvalidArgument(f"permissions must be rules, a checker or 'requested', not {permissions!r}")
-        return permissions
 
 
 def _placed(wasm: str | os.PathLike[str] | bytes, folder: Path) -> Path:
@@ -305,26 +227,6 @@ def _read(wasm: Path) -> bytes:
         return wasm.read_bytes()
     except OSError as error:
         raise LoadError(f"cannot read {wasm}: {reason(error)}; build the plugin, or check its path") from error
-
-
-def _workspace(given: Workspace, temporary: Path) -> Path:
-    if given is not None and not isinstance(given, Mapping):
-        return Path(given).resolve()
-    temporary.mkdir()
-    for name, content in {"README.md": _ROOT_INDEX, **(given or {})}.items():
-        _write(temporary, name, content)
-    return temporary
-
-
-def _path(workspace: Path, name: str) -> Path:
-    return workspace.joinpath(*WorkspacePath.parse(name, workspace).parts)
-
-
-def _write(workspace: Path, name: str, content: str | bytes) -> Path:
-    path = _path(workspace, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
 
 
 def _kill(pid: int) -> None:
