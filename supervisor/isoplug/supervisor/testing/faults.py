@@ -8,14 +8,12 @@ from contextlib import suppress
 from isoplug.shared.errors import PluginNotFound, SupervisorClosed
 from isoplug.supervisor.calls import Interceptor
 from isoplug.supervisor.chaos import Injection, Injector, Plan, Promise
+from isoplug.supervisor.chaos.hosts import patient_config
 from isoplug.supervisor.chaos.watch import Watch
 from isoplug.supervisor.config import Config, Restart
 from isoplug.supervisor.supervisor import Supervisor
 
 __all__ = ["Faults"]
-
-#: What is done to workers is not their plugin's fault: it is forgotten at once, and nobody waits for a restart.
-_LENIENT = Restart(max_restarts=1000, period=0.001, backoff_initial=0.001, backoff_jitter=0.0)
 
 
 class Faults:
@@ -54,13 +52,13 @@ class Faults:
         """``assert_promises`` is about this one, too."""
         self._supervisors.append(supervisor)
 
-    def lenient(self, config: Config | None = None) -> Config:
+    def patient(self, config: Config | None = None) -> Config:
         """``config`` for a supervisor that is to be struck often: no quarantine and no back-off, unless ``[restart]``
         was set."""
         config = config or Config()
         if not self.plan.rules or config.restart != Restart():
             return config
-        return config.model_copy(update={"restart": _LENIENT})
+        return config.model_copy(update={"restart": patient_config().restart})
 
     def assert_promises(self) -> tuple[Promise, ...]:
         """The promises that held. Call it before the supervisors are closed.

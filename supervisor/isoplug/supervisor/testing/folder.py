@@ -106,7 +106,7 @@ class SupervisorHarness:
                     http=self.http,
                     secrets=self.secrets,
                     websockets=self.websockets,
-                    config=host_config if faults is None else faults.lenient(host_config),
+                    config=host_config if faults is None else faults.patient(host_config),
                     permissions=self.permissions,
                     interceptors=(*interceptors, *(faults.interceptors if faults is not None else ())),
                     **others,

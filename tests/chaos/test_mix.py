@@ -1,0 +1,84 @@
+"""Every fault there is, mixed at random by a seed, over several plugins and callers, as ``isoplug chaos`` does it.
+
+    ISOPLUG_FAULTS=20000 python -m pytest tests/chaos/test_mix.py -s
+
+has so many strike, by default a few hundred; ``ISOPLUG_CHAOS_SEED`` repeats an earlier run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from conftest import PluginFolder, Workspace
+from faults import new_seed
+from isoplug.supervisor.chaos import Plan, Report, Rule, fault_named, fault_names
+from isoplug.supervisor.chaos.load import Operation
+from isoplug.supervisor.chaos.run import Settings, run
+
+IDS = ("test.a", "test.b", "test.c", "test.d")
+#: That are to strike, at least.
+FAULTS = int(os.environ.get("ISOPLUG_FAULTS", "300"))
+#: Steps of one run; there are as many runs as it takes.
+CALLS = 400
+#: Of each fault, for each call or host call: about every second step is struck.
+PROBABILITY = 0.02
+
+pytestmark = pytest.mark.timeout(120 + FAULTS)
+
+
+def load(plugin_id: str, other: str) -> list[Operation]:
+    """What is done to a plugin: it keeps things, finds them again, asks another one."""
+
+    def host(function: str, **payload: Any) -> dict[str, str]:
+        return {"function": function, "input": json.dumps(payload)}
+
+    name = plugin_id.rpartition(".")[2]
+    write = [
+        [
+            host("host_storage_get", key="state"),
+            host("host_storage_set", key="state", data=data),
+            host("host_write_file", path=f"{name}/{data}.md", content=data),
+        ]
+        for data in ("eA==", "eQ==")
+    ]
+    read = [host("host_storage_get", key="state"), host("host_list_files", prefix=f"{name}/")]
+    emit = [host("host_emit_event", type="noted", by=plugin_id)]
+    params = [("host_then", {"calls": calls}) for calls in (*write, read, emit)]
+    nested = {"plugin_id": other, "command": "echo", "params": plugin_id}
+    params += [("echo", {"n": 1}), ("call", nested), ("fail", {"message": "no", "error_code": "no"})]
+    return [Operation("command", plugin_id, command, given) for command, given in params]
+
+
+@pytest.fixture
+def operations(plugins: PluginFolder, workspace: Workspace) -> tuple[Operation, ...]:
+    granted = ("read_files", "create_files", "edit_files", "execute_commands", "plugin_storage")
+    for plugin_id in IDS:
+        plugins.add(plugin_id)
+        workspace.grant(plugin_id, **{name: ["all"] for name in granted})
+    commands = [operation for n, plugin_id in enumerate(IDS) for operation in load(plugin_id, IDS[n - 1])]
+    events = [Operation("event", "", "file_saved", {"path": path}) for path in ("a.md", "b.md")]
+    return (*commands, *events)
+
+
+def test_a_mix_of_all_faults_breaks_no_promise(
+    plugins: PluginFolder, workspace: Workspace, operations: tuple[Operation, ...]
+) -> None:
+    seed, struck = new_seed(), Counter[str]()
+    while struck.total() < FAULTS:
+        plan = Plan(tuple(Rule(fault_named(name), probability=PROBABILITY) for name in fault_names()), seed)
+        report = run(Settings(plugins.path, workspace.path, plan, operations, callers=len(IDS), calls=CALLS))
+        struck += Counter(injection.fault.name for injection in report.injections)
+        assert not report.broken, what_broke(report)
+        seed += 1
+    print(f"{struck.total()} faults: {dict(struck)}")
+
+
+def what_broke(report: Report) -> str:
+    promises = "\n".join(f"{one.name}: {one.broken}" for one in report.broken)
+    repeat = f"ISOPLUG_CHAOS_SEED={report.plan.seed} python -m pytest tests/chaos/test_mix.py"
+    return f"{promises}\n{report.plan.to_toml()}\n{repeat}"
