@@ -384,7 +384,7 @@ from isoplug.supervisor.service.service import Service
 async def main():
     service = Service(lambda: load_config(Path("isoplug.toml")))
     def take_the_lock_of_all_leases():
-        lock = service.supervisor._supervisor._runner._book.lock
+        lock = service.supervisor._supervisor._loader._book.lock
         threading.Thread(target=lock.acquire, daemon=True).start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, take_the_lock_of_all_leases)
     return await service.run()
