@@ -75,10 +75,10 @@ while time.monotonic() < until:
         began = time.monotonic()
         while True:
             try:
-                assert supervisor.call(plugin_id, "echo", b"next", timeout=10.0) == b"next"
+                assert supervisor.call(plugin_id, "echo", b"next", timeout=20.0) == b"next"
                 break
             except PluginError as error:
-                if time.monotonic() - began > 8:
+                if time.monotonic() - began > 18:
                     print("STUCK", number, plugin_id, type(error).__name__, error, supervisor.status()[plugin_id])
                     print("interrupted in:", where, flush=True)
                     os._exit(4)
@@ -87,7 +87,9 @@ began = time.monotonic()
 supervisor.close()
 took = time.monotonic() - began
 print("closed in", took)
-sys.exit(5 if took > config.calls.shutdown_timeout + 5.0 else 0)
+# An interrupt in the step in which a call leaves, before anything of ours runs, leaves its chain in the gate: closing
+# waits for it until its time is up, and no longer.
+sys.exit(5 if took > config.calls.shutdown_timeout + 20.0 else 0)
 """
 
 

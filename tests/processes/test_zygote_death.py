@@ -227,7 +227,7 @@ def test_a_stopped_zygote_is_replaced_within_the_deadline_of_a_start_and_its_wor
     (new,) = zygotes()
     assert new != stopped
     assert supervisor.command(PROBE, "count") == 2
-    assert len(psutil.Process(new).children()) == 3
+    wait_until(lambda: len(psutil.Process(new).children()) == 3)
 
 
 def test_short_waits_add_up_until_a_stopped_zygote_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
