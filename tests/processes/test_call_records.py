@@ -410,7 +410,7 @@ def test_a_call_is_repeated_while_nothing_was_done(bench: Bench) -> None:
 
     killer = threading.Thread(target=kill_first)
     killer.start()
-    assert bench.supervisor.command(A, "busy", {"milliseconds": 1000}, retries=3, record=record) is None
+    assert bench.supervisor.command(A, "busy", {"milliseconds": 2500}, retries=3, record=record) is None
     killer.join()
     assert record.attempts == 2
     assert record.outcome is Outcome.NO_EFFECTS

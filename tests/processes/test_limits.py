@@ -72,7 +72,7 @@ def test_waiting_is_not_cpu_time_and_each_call_begins_anew(start: Start) -> None
     supervisor = start(cpu_per_call=0.3)
     pids = supervisor.plugins[PROBE].status.worker_pids
     for _ in range(4):
-        supervisor.command(PROBE, "busy", {"ms": 100})
+        supervisor.command(PROBE, "busy", {"milliseconds": 100})
     assert supervisor.plugins[PROBE].status.worker_pids == pids
 
 

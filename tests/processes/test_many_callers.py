@@ -18,6 +18,9 @@ from faults import templates, workers
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import CallTimeout, PluginQuarantined, Supervisor, WorkerCrashed
 from isoplug.supervisor.config import Config, Restart
+from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.plugins.table import Plugin
+from isoplug.supervisor.pool import Chain
 
 PROBE = "test.probe"
 THREADS, CALLS, KILLS = 8, 60, 20
@@ -81,18 +84,18 @@ def test_callers_are_served_in_the_order_in_which_they_came(
     plugins.add()
     supervisor = supervise()
     plugin = supervisor.plugins[PROBE]
-    order: list[int] = []
-    with ThreadPoolExecutor(9) as threads:
-        first = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 700})
-        wait_until(lambda: plugin.status.state == "busy")
+    held = plugin.pool.acquire(Chain(), Deadline.after(60.0), 0)
+    with ThreadPoolExecutor(8) as threads:
         calls = []
         for number in range(8):
-            calls.append(threads.submit(lambda n=number: order.append(supervisor.command(PROBE, "count") * 100 + n)))
-            wait_until(lambda n=number: plugin.status.calls == n + 2)
-        first.result()
-        for call in calls:
-            call.result()
-    assert sorted(order) == [(place + 1) * 100 + place for place in range(8)]
+            calls.append(threads.submit(supervisor.command, PROBE, "count"))
+            wait_until(lambda n=number: waiting_calls(plugin) == n + 1)
+        held.release()
+        assert [call.result() for call in calls] == list(range(1, 9))
+
+
+def waiting_calls(plugin: Plugin) -> int:
+    return len(plugin.pool._turns._queue)
 
 
 def test_the_order_holds_across_a_crash(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> None:
@@ -105,7 +108,7 @@ def test_the_order_holds_across_a_crash(plugins: PluginFolder, supervise: Callab
         calls = []
         for number in range(4):
             calls.append(threads.submit(supervisor.command, PROBE, "count"))
-            wait_until(lambda n=number: plugin.status.calls == n + 2)
+            wait_until(lambda n=number: waiting_calls(plugin) == n + 1)
         os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
         assert isinstance(first.exception(), WorkerCrashed)
         assert [call.result() for call in calls] == [1, 2, 3, 4]

@@ -65,7 +65,7 @@ def test_a_signal_drains_calls_in_flight_finish_and_new_ones_hear_why(
     host = serve('[calls]\nshutdown_timeout = "30s"\n')
     process = host.start()
     caller, other = host.client(), host.client()
-    caller.send("call", plugin=PROBE, command="busy", params={"milliseconds": 1500})
+    caller.send("call", plugin=PROBE, command="busy", params={"milliseconds": 4000})
     wait_until(lambda: state_of(host) == "busy")
     process.send_signal(number)
     wait_until(lambda: other.ask("ping")["phase"] == "draining")

@@ -120,7 +120,7 @@ def test_an_event_that_spins_is_set_aside_and_the_one_behind_it_is_delivered(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
     plugins.add()
-    supervisor = supervise(call_timeout=0.5)
+    supervisor = supervise(call_timeout=2.0)
     with soon():
         supervisor.emit("file_saved", {"path": "spin"})
         supervisor.emit("file_saved", {"path": "after.md"})

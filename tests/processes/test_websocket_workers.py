@@ -71,7 +71,7 @@ def test_a_killed_worker_keeps_the_connection_and_its_successor_hears_of_it(
 def test_what_arrives_while_there_is_no_worker_waits_and_on_connected_comes_first(
     start: Callable[..., Host], server: SyncServer
 ) -> None:
-    host = start(restart=Restart(backoff_initial=0.5, backoff_jitter=0.0, max_restarts=10))
+    host = start(restart=Restart(backoff_initial=2.0, backoff_jitter=0.0, max_restarts=10))
     host.connect(server)
     peer = server.accept()
     host.wait_heard("on_connected")
@@ -88,7 +88,7 @@ def test_what_arrives_while_there_is_no_worker_waits_and_on_connected_comes_firs
 def test_the_message_that_cost_the_worker_is_not_replayed_and_those_behind_it_arrive_after_on_connected(
     start: Callable[..., Host], server: SyncServer, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host = start(calls=Calls(timeout=1.0) if how == "spin" else Calls())
+    host = start(calls=Calls(timeout=2.0) if how == "spin" else Calls())
     host.connect(server)
     peer = server.accept()
     host.wait_heard("on_connected")

@@ -80,7 +80,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> Iterator
     (plugins.path / "notes" / "README.md").write_text("no module here")
     (plugins.path / "plugin.wasm").write_bytes(wasm)
     (plugins.path / ".hidden-file").write_text("x")
-    config = Config(calls={"start_timeout": 3.0}, limits={"wasm_module": 4 << 20})
+    config = Config(calls={"start_timeout": 5.0}, limits={"wasm_module": 4 << 20})
     with Supervisor(plugins.path, root / "workspace", state_dir=root / "state", config=config) as supervisor:
         yield Zoo(supervisor, plugins.path)
 

@@ -333,7 +333,7 @@ def test_a_guest_that_connects_in_init_and_then_fails_to_load_leaves_no_socket(
     connect = {"type": "connect", "server_url": server.url(), "workspace_id": "w"}
     plugins.add(PLUGIN, variant="socket", config={"request_in_init": connect, "init": {"do": "spin"}})
     workspace.grant(PLUGIN, http_requests=["localhost"])
-    settings = Config(http=Http(allow_private=("localhost",)), calls=Calls(start_timeout=2.0))
+    settings = Config(http=Http(allow_private=("localhost",)), calls=Calls(start_timeout=5.0))
     supervisor = supervise(config=settings)
     assert PLUGIN in supervisor.load_errors
     wait_until(server.accept().ended.is_set)
