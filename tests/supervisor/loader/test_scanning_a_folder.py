@@ -26,7 +26,7 @@ BAD_MANIFESTS = {
     "deep": "nested",
     "fail": "no manifest today",
     "trap": "trapped in export 'manifest'",
-    "spin": "did not finish export 'manifest' within 3 s",
+    "spin": "did not finish export 'manifest' within 5 s",
 }
 BAD_MODULES = {
     "start_trap": "start_trap",
