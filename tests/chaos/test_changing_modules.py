@@ -41,7 +41,7 @@ def test_modules_that_change_under_load_and_signals_break_no_promise(
     good = guest("probe", guest_cache, "GUEST_VERSION=2.0.0").read_bytes()
     trapping = guest("probe_init_trap", guest_cache).read_bytes()
     restart = Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.05, backoff_jitter=0.0)
-    config = Config(restart=restart, calls=Calls(timeout=4.0, start_timeout=5.0, shutdown_timeout=1.0))
+    config = Config(restart=restart, calls=Calls(timeout=4.0, start_timeout=10.0, shutdown_timeout=1.0))
     supervisor = supervise(config=config)
     until = time.monotonic() + chaos_seconds(1.0)
     with Watch(supervisor, BYSTANDER) as watch:

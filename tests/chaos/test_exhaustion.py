@@ -42,7 +42,7 @@ IDS, BYSTANDER = ("test.a", "test.b"), "test.bystander"
 LIMIT = {"processes": resource.RLIMIT_NPROC, "descriptors": resource.RLIMIT_NOFILE}[kind]
 soft, hard = resource.getrlimit(LIMIT)
 config = Config(
-    calls=Calls(timeout=30.0, start_timeout=5.0, shutdown_timeout=3.0),
+    calls=Calls(timeout=30.0, start_timeout=10.0, shutdown_timeout=3.0),
     restart=Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.05, backoff_jitter=0.0),
 )
 
@@ -156,7 +156,7 @@ def test_a_full_disk_under_load_is_an_error_and_passes_and_nothing_acknowledged_
         plugins.add(plugin_id)
         workspace.grant(plugin_id, execute_commands=["all"], edit_files=["all"], create_files=["all"])
     seed = new_seed()
-    calls = Calls(timeout=30.0, start_timeout=5.0, shutdown_timeout=3.0)
+    calls = Calls(timeout=30.0, start_timeout=10.0, shutdown_timeout=3.0)
     restart = Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.05, backoff_jitter=0.0)
     supervisor = supervise(
         workspace=workspace.path, state_dir=disk / "state", config=Config(calls=calls, restart=restart)

@@ -29,7 +29,7 @@ plugins, workspace, state, seed, seconds = sys.argv[1:]
 IDS, BYSTANDER = ("test.a", "test.b"), "test.bystander"
 chance = random.Random(int(seed))
 config = Config(
-    calls=Calls(timeout=30.0, start_timeout=5.0, shutdown_timeout=3.0),
+    calls=Calls(timeout=30.0, start_timeout=10.0, shutdown_timeout=3.0),
     restart=Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.05, backoff_jitter=0.0),
 )
 

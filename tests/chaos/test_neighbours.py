@@ -46,7 +46,7 @@ def test_plugins_that_crash_at_their_start_trouble_nobody(
     for plugin_id in ways:
         plugins.add(plugin_id, config={"fine": True})
     restart = QUICK.model_copy(update={"max_restarts": 1})
-    supervisor = supervise(config=Config(restart=restart, calls=Calls(start_timeout=1.0, shutdown_timeout=2.0)))
+    supervisor = supervise(config=Config(restart=restart, calls=Calls(start_timeout=6.0, shutdown_timeout=2.0)))
     with Watch(supervisor, bystander) as watch:
         for plugin_id, config in ways.items():
             (plugins.path / plugin_id / "config.json").write_text(json.dumps(config))

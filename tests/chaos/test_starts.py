@@ -28,7 +28,7 @@ def test_a_zygote_killed_while_it_forks_leaves_no_worker_that_nobody_knows(
     for plugin_id in IDS:
         plugins.add(plugin_id)
     restart = Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.01, backoff_jitter=0.0)
-    supervisor = supervise(config=Config(restart=restart, calls=Calls(start_timeout=5.0, shutdown_timeout=2.0)))
+    supervisor = supervise(config=Config(restart=restart, calls=Calls(start_timeout=10.0, shutdown_timeout=2.0)))
     until = time.monotonic() + chaos_seconds(1.0)
     with Watch(supervisor) as watch, ThreadPoolExecutor(len(IDS)) as threads:
         while time.monotonic() < until:

@@ -17,7 +17,7 @@ from isoplug.supervisor import CallTimeout, LoadError, PluginError, ResourceLimi
 from isoplug.supervisor.config import Calls, Config, Limits
 
 MIB = 1 << 20
-START_SECONDS = 4.0
+START_SECONDS = 6.0
 #: Far above what ending takes on a busy machine, far below what compiling these would.
 SOON_SECONDS = 30.0
 #: What ends with a start that took too long, or took too much; which of them, the number of cores decides as well.

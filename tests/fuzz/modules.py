@@ -16,7 +16,7 @@ from isoplug.supervisor.config import Calls, Config, Limits
 __all__ = ["Loader", "bundled", "target"]
 
 _HEADER = b"\0asm\x01\0\0\0"
-_START_SECONDS = 5.0
+_START_SECONDS = 10.0
 _CALL_SECONDS = 2.0
 #: Beyond all deadlines: a loaded machine is slow, and what hangs never comes.
 _PATIENCE_SECONDS = 30.0
