@@ -442,8 +442,9 @@ def test_an_attached_call_answers_and_fails_as_a_call_here_does(serve: Callable[
     ]
     for case in cases:
         results = []
-        for attach in (("--attach",), ("--state", "apart")):
-            with host.popen("call", *case, *attach) as process:
+        here, there = host.popen("call", *case, "--state", "apart"), host.popen("call", *case, "--attach")
+        for process in (here, there):
+            with process:
                 out, err = process.communicate(timeout=60)
             err = "\n".join(line for line in err.splitlines() if " WARNING " not in line)
             results.append((process.returncode, out, _USED.sub("", err)))
