@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from isoplug.supervisor.plugins.manifest import Manifest
     from isoplug.supervisor.plugins.table import Plugin
     from isoplug.supervisor.reload import ReloadReport
+    from isoplug.supervisor.replaying import Replayed, replay
     from isoplug.supervisor.secrets import Secrets
     from isoplug.supervisor.storage import Storage
     from isoplug.supervisor.supervisor import Supervisor
@@ -112,6 +113,7 @@ __all__ = [
     "Proceed",
     "ProtocolMismatch",
     "ReloadReport",
+    "Replayed",
     "ResourceLimitExceeded",
     "RuntimeContext",
     "Secrets",
@@ -125,6 +127,7 @@ __all__ = [
     "WorkerCrashed",
     "WorkerLimitExceeded",
     "inspect",
+    "replay",
 ]
 
 _HOMES = {
@@ -158,6 +161,7 @@ _HOMES = {
     "Poisoned": "isoplug.supervisor.calls",
     "Proceed": "isoplug.supervisor.calls",
     "ReloadReport": "isoplug.supervisor.reload",
+    "Replayed": "isoplug.supervisor.replaying",
     "RuntimeContext": "isoplug.supervisor.host",
     "Secrets": "isoplug.supervisor.secrets",
     "Storage": "isoplug.supervisor.storage",
@@ -165,6 +169,7 @@ _HOMES = {
     "Verdict": "isoplug.supervisor.permissions",
     "WebSockets": "isoplug.supervisor.websockets",
     "inspect": "isoplug.supervisor.inspection",
+    "replay": "isoplug.supervisor.replaying",
 }
 
 

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from isoplug.shared.errors import ServiceError, SetupError
-from isoplug.supervisor.calls import CallRunner, Interceptor
+from isoplug.supervisor.calls import CallRunner, Crash, Interceptor, OnCrash
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.egress import AddressPolicy, AiohttpClient, HttpClient, Lookups, NetLoop
 from isoplug.supervisor.files import reason
@@ -40,6 +40,7 @@ from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
 from isoplug.supervisor.plugins.table import PluginTable
 from isoplug.supervisor.pool import Keeper, Launcher, LeaseBook
 from isoplug.supervisor.pool.runtime_dir import RuntimeDir
+from isoplug.supervisor.recording import CRASHES, RECORDINGS, CrashLog, Recorder, Ring
 from isoplug.supervisor.secrets import (
     Discreet,
     EncryptedSecrets,
@@ -64,7 +65,10 @@ from isoplug.supervisor.workspace import (
 )
 
 __all__ = [
+    "Observers",
     "OwnServices",
+    "build_launcher",
+    "build_observers",
     "build_services",
     "engine",
     "existing_folder",
@@ -340,21 +344,57 @@ class _Embedded:
         return runner
 
 
+def _ignore(_: Crash) -> None:
+    """Where nothing says where reports of crashes should be kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """What stands around calls, the first interceptor outermost, and who hears of crashes."""
+
+    interceptors: tuple[Interceptor, ...] = ()
+    on_crash: OnCrash = _ignore
+
+
+def build_observers(
+    config: Config, workspace: Path | None, plugins: Path | None, interceptors: Sequence[Interceptor]
+) -> Observers:
+    """``interceptors``, within them the recorder, which so sees what the guest gets to see; and the reports of crashes.
+    Raises SetupError when calls are to be recorded and there is no state folder."""
+    try:
+        state = state_dir_for(workspace, plugins, config.state_dir)
+    except SetupError:  # all services that would need it are the host's own
+        if config.record.enabled:
+            raise
+        return Observers(tuple(interceptors))
+    if not config.record.enabled:
+        return Observers(tuple(interceptors), CrashLog(state / CRASHES))
+    ring = Ring(state / RECORDINGS, config.record.calls, config.record.size)
+    recorder = Recorder(ring, config.record.size)
+    return Observers((*interceptors, recorder), CrashLog(state / CRASHES, recorder.latest, recorder.scrub))
+
+
+def build_launcher(config: Config, runtime: Path, cleanup: ExitStack) -> Launcher:
+    """Starts workers with the import table of all host functions; there is one zygote for all of them."""
+    notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
+    functions = [name for name in HOST_FUNCTIONS if name not in notices]
+    launcher = Launcher(runtime, config.lockdown, functions, notices)
+    cleanup.callback(launcher.close)
+    return launcher
+
+
 def engine(
     config: Config,
     runtime: Path,
     modules: Path,
     services: Services,
     table: PluginTable,
-    interceptors: Sequence[Interceptor],
+    observers: Observers,
     cleanup: ExitStack,
 ) -> tuple[CallRunner, Loader]:
-    """What runs calls and what starts workers, over one runtime folder and one zygote; copies of modules are kept in
-    the folder ``modules``."""
-    notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
-    functions = [name for name in HOST_FUNCTIONS if name not in notices]
-    launcher = Launcher(runtime, config.lockdown, functions, notices)
-    cleanup.callback(launcher.close)
+    """What runs calls and what starts workers, over one runtime folder; copies of modules are kept in the folder
+    ``modules``."""
+    launcher = build_launcher(config, runtime, cleanup)
     book, keeper = LeaseBook(), Keeper()
     cleanup.callback(keeper.close)
     runner = CallRunner(
@@ -362,7 +402,8 @@ def engine(
         services,
         call_timeout_seconds=config.calls.timeout,
         max_depth=config.calls.max_depth,
-        interceptors=interceptors,
+        interceptors=observers.interceptors,
+        on_crash=observers.on_crash,
     )
     starter = Starter(launcher, runner, services, config, configured_policy(config), modules)
     return runner, Loader(starter, runner, table, services, book, keeper, config)

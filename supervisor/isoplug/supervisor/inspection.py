@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from isoplug.shared.errors import PluginError
-from isoplug.supervisor.assembly import OwnServices, build_services, engine, module_folder, runtime_folder
+from isoplug.supervisor.assembly import Observers, OwnServices, build_services, engine, module_folder, runtime_folder
 from isoplug.supervisor.config import Config, configured
 from isoplug.supervisor.host import NoHttp
 from isoplug.supervisor.machine import check_platform
@@ -37,7 +37,8 @@ def inspect(
     with ExitStack() as cleanup:
         runtime = runtime_folder(cleanup)
         services = build_services(config, own, None, None, runtime, cleanup)
-        _, loader = engine(config, runtime, module_folder(config, None, None), services, PluginTable(), (), cleanup)
+        modules = module_folder(config, None, None)
+        _, loader = engine(config, runtime, modules, services, PluginTable(), Observers(), cleanup)
         manifest = loader.inspect(Path(wasm_path))
     try:
         check_compatible(manifest, config.app_version)

@@ -18,6 +18,7 @@ from isoplug.shared.errors import (
     PluginError,
     SetupError,
     SupervisorClosed,
+    WorkerCrashed,
 )
 from isoplug.shared.lockdown import Protection
 from isoplug.supervisor.calls import CallRunner, Frame
@@ -137,7 +138,7 @@ class Starter:
 
     def start_again(self, module: Module, plugin_id: str, config_path: Path, frame: Frame) -> Worker:
         """Another worker of what was loaded, prepared. Raises PluginError."""
-        worker = self._launcher.launch(module.template, frame.deadline)
+        worker = self._launch(module, plugin_id, frame)
         try:
             self.prepare(worker, plugin_id, config_path, frame)
         except BaseException:
@@ -257,12 +258,20 @@ class Starter:
         module = self._keep(source, limits)
         with ExitStack() as undoing:
             undoing.callback(module.close)
-            worker = self._launcher.launch(module.template, deadline)
+            frame = Frame(self._runner.new_chain(), deadline)
+            worker = self._launch(module, source.files.name, frame)
             undoing.callback(worker.end)
-            manifest = self._ask_manifest(worker, source.files.name, Frame(self._runner.new_chain(), deadline))
+            manifest = self._ask_manifest(worker, source.files.name, frame)
             self._integrity.check_pin(source.files.wasm, source.files.name, manifest.id, source.sha256)
             undoing.pop_all()
         return module, worker, manifest
+
+    def _launch(self, module: Module, plugin_id: str, frame: Frame) -> Worker:
+        try:
+            return self._launcher.launch(module.template, frame.deadline)
+        except WorkerCrashed as crash:
+            self._runner.report(crash, plugin_id, "", "its start", frame, None)
+            raise
 
     def _limits_of(self, plugin_id: str) -> Limits:
         return self._config.of_plugin(plugin_id).limits

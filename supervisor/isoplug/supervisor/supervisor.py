@@ -25,6 +25,7 @@ from isoplug.shared.lockdown import Protection
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor.assembly import (
     OwnServices,
+    build_observers,
     build_services,
     engine,
     existing_folder,
@@ -156,8 +157,9 @@ class Supervisor:
             self._services = build_services(self._config, own, folder, plugins, runtime, cleanup)
             self._table = PluginTable()
             modules = module_folder(self._config, folder, plugins)
+            observers = build_observers(self._config, folder, plugins, interceptors)
             self._runner, self._loader = engine(
-                self._config, runtime, modules, self._services, self._table, interceptors, cleanup
+                self._config, runtime, modules, self._services, self._table, observers, cleanup
             )
             _alive.add(self)
             cleanup.callback(self._end_plugins)

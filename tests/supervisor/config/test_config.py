@@ -19,6 +19,7 @@ from isoplug.supervisor.config import (
     Http,
     Limits,
     Namespaces,
+    Record,
     Recycle,
     Restart,
     SecretsKey,
@@ -44,6 +45,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "signatures": Signatures,
     "namespaces": Namespaces,
     "wasi": Wasi,
+    "record": Record,
     "service": Service,
 }
 

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 from isoplug.supervisor.calls.cancellation import Cancellation
+from isoplug.supervisor.calls.crash import Crash, OnCrash
 from isoplug.supervisor.calls.frame import Frame
 from isoplug.supervisor.calls.interceptor import Delivery, Interceptor, Proceed
 from isoplug.supervisor.calls.options import CallOptions
 from isoplug.supervisor.calls.poison import Poisoned
 from isoplug.supervisor.calls.runner import CallRunner
 
-__all__ = ["CallOptions", "CallRunner", "Cancellation", "Delivery", "Frame", "Interceptor", "Poisoned", "Proceed"]
+__all__ = [
+    "CallOptions",
+    "CallRunner",
+    "Cancellation",
+    "Crash",
+    "Delivery",
+    "Frame",
+    "Interceptor",
+    "OnCrash",
+    "Poisoned",
+    "Proceed",
+]

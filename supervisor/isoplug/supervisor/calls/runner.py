@@ -29,6 +29,7 @@ from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor import wall_clock
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
+from isoplug.supervisor.calls.crash import Crash, OnCrash
 from isoplug.supervisor.calls.exchange import exchange
 from isoplug.supervisor.calls.frame import Frame
 from isoplug.supervisor.calls.gate import Gate
@@ -76,9 +77,11 @@ class CallRunner:
         call_timeout_seconds: float,
         max_depth: int,
         interceptors: Sequence[Interceptor] = (),
+        on_crash: OnCrash = lambda _: None,
     ) -> None:
         """The first interceptor is the outermost."""
         self._table = table
+        self._on_crash = on_crash
         self._interceptors = tuple(interceptors)
         self._services = services
         self._call_timeout_seconds = call_timeout_seconds
@@ -165,7 +168,15 @@ class CallRunner:
                 services = services or self._services
                 return self._call_in(worker, plugin_id, export, data, frame, services, doing, is_lent=False)
             except _WorkerLost as lost:
+                self.report(lost.error, plugin_id, export, doing, frame, worker)
                 raise lost.error from None
+
+    def report(
+        self, error: PluginError, plugin_id: str, export: str, doing: str, frame: Frame, worker: Worker | None
+    ) -> None:
+        """Tell of an error that has cost a worker, if it is a crash."""
+        if isinstance(error, (WorkerCrashed, GuestTrap, ResourceLimitExceeded)):
+            self._on_crash(Crash(plugin_id, export, doing, error, frame.chain.record, worker))
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -208,6 +219,7 @@ class CallRunner:
                 self._discard_after_crash(plugin, pool, lease, loss, doing)
             else:
                 lease.discard(lost.loss)
+            self.report(lost.error, plugin.id, export, doing, frame, lease.worker)
             raise lost.error from None
         except PluginError:  # the guest said no, in good order
             lease.release()

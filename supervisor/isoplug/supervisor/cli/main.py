@@ -1,5 +1,6 @@
 """``isoplug inspect | list | call | event | demo``; ``service`` has the commands of and for a running service,
-``signing`` those about signatures, ``doctor`` the one about this machine, ``chaos`` puts plugins through faults."""
+``signing`` those about signatures, ``crashes`` those about crashes and recordings, ``doctor`` the one about this
+machine, ``chaos`` puts plugins through faults."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ import click
 
 from isoplug.supervisor.cli import service, signing
 from isoplug.supervisor.cli.chaos import chaos
+from isoplug.supervisor.cli.crashes import crashes, replay
 from isoplug.supervisor.cli.doctor import doctor
 from isoplug.supervisor.cli.options import (
     Choice,
@@ -26,6 +28,7 @@ from isoplug.supervisor.cli.options import (
     parsed,
     parsed_object,
     print_json,
+    recorded,
     reporting,
 )
 
@@ -70,10 +73,11 @@ def cli() -> None:
       isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
       isoplug run --config isoplug.toml
       isoplug status --watch --config isoplug.toml
+      isoplug crashes --config isoplug.toml
     """
 
 
-for command in (*service.COMMANDS, *signing.COMMANDS, doctor, chaos):
+for command in (*service.COMMANDS, *signing.COMMANDS, doctor, chaos, replay, crashes):
     cli.add_command(command)
 
 
@@ -152,6 +156,7 @@ def list_plugins(choice: Choice, as_json: bool) -> None:
 @json_option
 @reporting
 @choosing
+@recorded
 def call(
     choice: Choice,
     plugin: str,
@@ -174,6 +179,8 @@ def call(
     """
     options: dict[str, Any] = {"timeout": timeout, "retries": retries, "strict": strict}
     if attach:
+        if choice.is_recorded:
+            raise click.UsageError("--record is for calls made here; start the service with it, or set [record]")
         result = service.attached_call(choice, plugin, command, params, files, options)
     else:
         with choice.supervisor() as supervisor:
@@ -188,6 +195,7 @@ def call(
 @json_option
 @reporting
 @choosing
+@recorded
 def event(choice: Choice, event_type: str, payload: dict[str, Any], as_json: bool) -> None:
     """Send an event to the plugins that listen. Wait until they have handled it, print how many got it.
 

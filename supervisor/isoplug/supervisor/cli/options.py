@@ -7,7 +7,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -29,6 +29,7 @@ __all__ = [
     "parsed",
     "parsed_object",
     "print_json",
+    "recorded",
     "reporting",
 ]
 
@@ -60,18 +61,35 @@ class Choice:
     state: str | None
     root_index: str | None
     config: Path | None
+    is_recorded: bool = False
 
     def settings(self) -> Config:
         """The configuration file, read now, with the options put over it. Raises SetupError."""
         from isoplug.supervisor.config import Config, configured, load_config
 
+        config = load_config(self.config) if self.config is not None else Config()
         return configured(
-            load_config(self.config) if self.config is not None else Config(),
+            config,
             plugins_dir=self.plugins,
             workspace=self.workspace,
             state_dir=self.state,
             root_index=self.root_index,
+            record={**dict(config.record), "enabled": True} if self.is_recorded else None,
         )
+
+    def state_folder(self) -> Path:
+        """Where the state is, whether it is there or not. Raises SetupError."""
+        from isoplug.shared.errors import SetupError
+        from isoplug.supervisor.files import reason
+        from isoplug.supervisor.state import place_of_state
+
+        settings = self.settings()
+        try:
+            return place_of_state(settings.workspace, settings.plugins_dir, settings.state_dir)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SetupError(
+                f"no state folder: {reason(error)}; give the --config, --workspace or --state of the supervisor"
+            ) from error
 
     def settings_with_plugins(self) -> Config:
         settings = self.settings()
@@ -120,6 +138,16 @@ def choosing(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(options):
         run = option(run)
     return run
+
+
+def recorded(command: Callable[..., None]) -> Callable[..., None]:
+    """Below ``choosing``: the option ``--record`` of commands that make calls."""
+
+    @functools.wraps(command)
+    def run(choice: Choice, *args: Any, is_recorded: bool, **kwargs: Any) -> None:
+        command(replace(choice, is_recorded=is_recorded), *args, **kwargs)
+
+    return click.option("--record", "is_recorded", is_flag=True, help="Record the calls, for isoplug replay.")(run)
 
 
 def parsed(_context: click.Context, option: click.Parameter, text: str) -> Any:

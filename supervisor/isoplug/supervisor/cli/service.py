@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from isoplug.supervisor.cli.options import Choice, choosing, fail, json_option, print_json, reporting
+from isoplug.supervisor.cli.options import Choice, choosing, fail, json_option, print_json, recorded, reporting
 
 if TYPE_CHECKING:
     from isoplug.shared.errors import PluginNotFound
@@ -26,6 +26,7 @@ __all__ = ["COMMANDS", "attached_call"]
 @click.command()
 @functools.partial(reporting, quiet="INFO")
 @choosing
+@recorded
 def run(choice: Choice) -> None:
     """Run as a service, in the foreground: load all plugins, notice changes, answer status, call --attach and others.
 

@@ -23,10 +23,13 @@ __all__ = [
     "Screen",
     "chaos_faults",
     "chaos_report",
+    "crash",
+    "crash_table",
     "doctor_report",
     "manifest",
     "poisoned_inputs",
     "reload_report",
+    "replayed",
     "screen",
     "service_report",
     "status_table",
@@ -128,10 +131,72 @@ def poisoned_inputs(inputs: Sequence[Mapping[str, Any]], console: Console | None
     """A line each, to stdout."""
     console = console or _stdout()
     for one in inputs:
-        at = datetime.fromtimestamp(one["at"]).astimezone().isoformat(timespec="seconds")
+        at = _time(one["at"])
         console.print(_plain(f"{one['plugin_id']} {one['what']}: {one['last_failure']} ({at})  {one['fingerprint']}"))
     if not inputs:
         console.print("no input is set aside")
+
+
+def crash_table(reports: Sequence[Mapping[str, Any]], console: Console | None = None) -> None:
+    """One row a kind of crash, to stdout."""
+    console = console or _stdout()
+    if not reports:
+        console.print("no crashes")
+        return
+    table = _table()
+    for heading in ("id", "latest"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("what crashed, and how", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("times", justify="right", no_wrap=True)
+    for report in reports:
+        latest = report["occurrences"][0]
+        signature, count = _plain(report["signature"]), str(report["count"])
+        table.add_row(_plain(report["id"]), _time(latest["at"]), signature, _plain(latest["outcome"]), count)
+    console.print(table)
+
+
+def crash(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """All that is known of one kind of crash, to stdout. ``occurrences`` have ``replay``, the command for it."""
+    console = console or _stdout()
+    latest, *earlier = report["occurrences"]
+    served = report["calls_served"]
+    worker = "-" if report["pid"] is None else f"process {report['pid']}, in its call {served}"
+    facts = [("crash", report["signature"]), ("doing", latest["doing"]), ("outcome", latest["outcome"])]
+    facts += [("times", f"{report['count']}, the first at {_time(report['first_at'])}"), ("worker", worker)]
+    facts += [("error", f"{report['code']}: {report['message'].partition(chr(10))[0]}")]
+    facts += [(name, report[name]) for name in ("reason", "evidence") if report[name]]
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in (("id", report["id"]), ("latest", _time(latest["at"])), *facts):
+        table.add_row(name, _plain(text))
+    console.print(table)
+    more = report["effect_count"] - len(report["effects"])
+    sections = [
+        ("trap", (report["trap"] or "").splitlines()),
+        ("effects", [*report["effects"], *([f"and {more} more"] if more else [])]),
+        ("last host calls", [" ".join(filter(None, call[:-1])) + f": {call[-1]}" for call in report["host_calls"]]),
+        ("log", [f"{plugin} {level}: {message}" for plugin, level, message in report["log"]]),
+        ("before", [f"{_time(one['at'])} {one['doing']}: {one['outcome']}" for one in earlier]),
+    ]
+    for heading, lines in sections:
+        if lines:
+            console.print(Text(f"\n{heading}", style="bold"))
+            for line in lines:
+                console.print(Text("  ") + _plain(line))
+    replays = [one["replay"] for one in report["occurrences"] if one["replay"]]
+    console.print(Text("\nrecording", style="bold"))
+    for line in replays or ["none; isoplug run --record keeps what the next one was told"]:
+        console.print(Text("  ") + _plain(line), soft_wrap=True)
+
+
+def replayed(report: Mapping[str, Any], console: Console | None = None) -> None:
+    """How a recorded call went the second time, to stdout."""
+    console = console or _stdout()
+    console.print(Text(_plain(report["summary"]).plain, style="green" if report["same"] else "red"))
+    for note in report["notes"]:
+        console.print(_plain(f"note: {note}"))
 
 
 def doctor_report(report: Mapping[str, Any], console: Console | None = None) -> None:
@@ -284,6 +349,11 @@ def _stdout() -> Console:
     """As wide as the terminal; for programs such as ``grep``, wide enough to keep a row on its line."""
     console = Console()
     return console if console.is_terminal else Console(width=_UNBOUNDED_COLUMNS)
+
+
+def _time(at: float) -> str:
+    """Unix time as a local time."""
+    return datetime.fromtimestamp(at).astimezone().isoformat(timespec="seconds")
 
 
 def _duration(seconds: float) -> str:

@@ -41,6 +41,7 @@ __all__ = [
     "OwnPlugin",
     "PluginLimits",
     "PluginSettings",
+    "Record",
     "Recycle",
     "Restart",
     "SecretsKey",
@@ -416,6 +417,17 @@ class Namespaces(_Section):
     """In the state folder, private to each plugin; or on the runtime context's server (``[server]``)."""
 
 
+class Record(_Section):
+    """``[record]``: whether calls are recorded in the state folder, to be run again by ``isoplug replay``. Recordings
+    hold what plugins were told and answered, but for secrets."""
+
+    enabled: bool = False
+    calls: int = Field(default=1000, ge=1, le=1_000_000)
+    """The latest ones are kept."""
+    size: Size = Field(default=64 * MIB, ge=1 * MIB, le=1024 * GIB)
+    """Of all recordings together, and the modules that they are of. One call may take an eighth, and at most 8 MiB."""
+
+
 class Service(_Section):
     """``[service]``: what ``isoplug run`` does beside answering."""
 
@@ -460,6 +472,7 @@ class Config(_Section):
     signatures: Signatures = Signatures()
     namespaces: Namespaces = Namespaces()
     wasi: Wasi = Wasi()
+    record: Record = Record()
     service: Service = Service()
 
     @model_validator(mode="after")

@@ -58,7 +58,7 @@ class Template:
         self.limits = limits
         self._worker_limits = worker_limits(limits)
         self._folder = folder
-        self._read = read
+        self.read = read
         self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._current: _Running | None = None
@@ -78,7 +78,7 @@ class Template:
         except BaseException:
             link.close()
             raise
-        return Worker(process, link, Allowance.of(self.limits))
+        return Worker(process, link, Allowance.of(self.limits), self)
 
     def close(self) -> None:
         """End the process; workers that are left are ended with it. Idempotent."""
@@ -141,7 +141,7 @@ class Template:
                     control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                     ours.callback(control.close)
                     lent.callback(theirs.close)
-                    module_fd = _sealed(self._read())
+                    module_fd = _sealed(self.read())
                     lent.callback(os.close, module_fd)
                 except OSError as error:
                     raise SetupError(

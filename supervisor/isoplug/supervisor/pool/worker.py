@@ -8,10 +8,12 @@ import signal
 import threading
 import time
 from contextlib import suppress
+from typing import Protocol
 
 from isoplug.shared.errors import ServiceError
 from isoplug.shared.limits import LAST_WORDS_BYTES, WorkerLimits
 from isoplug.shared.messages import Stop
+from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.pending import Pending
 from isoplug.supervisor.pool import kernel
@@ -20,7 +22,7 @@ from isoplug.supervisor.pool.cpu import CpuClock
 from isoplug.supervisor.pool.exit_status import ExitStatus, readable
 from isoplug.supervisor.pool.link import Breach, Gone, Link, Silence
 
-__all__ = ["Worker", "WorkerProcess"]
+__all__ = ["Origin", "Worker", "WorkerProcess"]
 
 #: How long its parent may take to report an exit that the pidfd has already shown.
 _REPORT_SECONDS = 1.0
@@ -125,13 +127,25 @@ class WorkerProcess:
             return None if self._is_closed else kernel.wait_status(self.pid, self.pidfd)
 
 
+class Origin(Protocol):
+    """What a worker was made of."""
+
+    @property
+    def limits(self) -> Limits: ...
+
+    def read(self) -> bytes:
+        """The module. Raises LoadError when its copy was damaged, SupervisorClosed when it is no longer kept."""
+        ...
+
+
 class Worker:
     """A process that has loaded one plugin. Whoever holds its lease may use ``link``; ``end`` is for the last one.
     ``budget`` is what it may use, ``idleness`` begins whenever it has answered."""
 
-    def __init__(self, process: WorkerProcess, link: Link, allowance: Allowance) -> None:
+    def __init__(self, process: WorkerProcess, link: Link, allowance: Allowance, origin: Origin) -> None:
         self.process = process
         self.link = link
+        self.origin = origin
         cpu = CpuClock(process.pid).seconds
         self.budget = Budget(allowance, cpu)
         self.idleness = Idleness(cpu)

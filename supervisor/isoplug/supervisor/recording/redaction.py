@@ -1,0 +1,228 @@
+"""What is left out of recordings: secrets, as far as they can be known. No I/O.
+
+By place: the values of secrets, the token of the runtime context, headers and query parameters that carry credentials.
+By value: what has been seen in such a place is left out wherever it comes again, also in a call's own input, in a log
+line, or in a later call, as long as it is long enough not to be an ordinary word.
+
+A placeholder of the same type stands where it was. A call that is run again is handed the placeholder; what its guest
+then asks for has it in the same places, or goes through the same rules here before it is compared.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from isoplug.supervisor.host.registry import to_json
+from isoplug.supervisor.recording.tape import Ending, HostCall, Step
+
+__all__ = ["REDACTED", "KnownSecrets", "redacted_request"]
+
+#: Where what stood there does not matter to the guest.
+REDACTED = "isoplug-redacted"
+
+#: Shorter ones may be ordinary words, and are left out by place only.
+_LEAST_CHARACTERS = 8
+#: The latest ones; a plugin decides how many there are.
+_MOST_KNOWN = 256
+_CREDENTIAL = re.compile(
+    r"authorization|cookie|token|secret|passw|credential|signature|session|api[-_]?key|access[-_]?key|^key$|^sig$|^auth$",
+    re.IGNORECASE,
+)
+
+
+class KnownSecrets:
+    """Thread-safe. Secrets that were seen in their places, in memory only."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._placeholders: dict[str, str] = {}
+        self._needles: tuple[tuple[bytes, bytes], ...] = ()
+        self._count = 0
+
+    def learn(self, value: str) -> str:
+        """The placeholder for it, which has its length if it can."""
+        with self._lock:
+            known = self._placeholders.get(value)
+            if known is not None:
+                return known
+            self._count += 1
+            placeholder = f"isoplug-secret-{self._count}".ljust(len(value), "x")
+            if len(value) >= _LEAST_CHARACTERS:
+                self._placeholders[value] = placeholder
+                if len(self._placeholders) > _MOST_KNOWN:
+                    del self._placeholders[next(iter(self._placeholders))]
+                self._needles = _needles(self._placeholders)
+            return placeholder
+
+    def scrub(self, data: bytes) -> bytes:
+        """With the placeholders of all that is known."""
+        for needle, placeholder in self._needles:
+            if needle in data:
+                data = data.replace(needle, placeholder)
+        return data
+
+    def scrub_text(self, text: str) -> str:
+        if not self._needles:
+            return text
+        return self.scrub(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
+
+    def scrub_step(self, step: Step) -> Step:
+        if not self._needles:
+            return step
+        calls = (
+            HostCall(
+                call.function,
+                self.scrub(call.request),
+                self.scrub(call.answer),
+                call.unanswered,
+                self.scrub_text(call.text),
+            )
+            for call in step.host_calls
+        )
+        ending = step.ending
+        scrubbed = Ending(ending.kind, self.scrub(ending.output), self.scrub_text(ending.text), ending.cause)
+        return Step(step.export, self.scrub(step.data), tuple(calls), scrubbed)
+
+    def note(self, function: str, request: bytes, answer: bytes) -> tuple[bytes, bytes]:
+        """Learn what there is in a host call, and return both without it."""
+        redact_answer = _ANSWERS.get(function)
+        if function in _REQUESTS:
+            for secret in _secrets_in(function, request):
+                self.learn(secret)
+            request = redacted_request(function, request)
+        return request, answer if redact_answer is None else redact_answer(self, answer)
+
+
+def redacted_request(function: str, request: bytes) -> bytes:
+    """What a guest asked, without the credentials in it; of what is no JSON nothing is left. Idempotent."""
+    redact = _REQUESTS.get(function)
+    if redact is None:
+        return request
+    parsed = _object(request)
+    if parsed is None:
+        return REDACTED.encode()
+    redact(parsed)
+    return to_json(parsed)
+
+
+def _needles(placeholders: dict[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    """Each secret as it is, and as it stands in JSON; the longest first, since one may be part of another."""
+    found: dict[bytes, bytes] = {}
+    for value, placeholder in placeholders.items():
+        for text in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
+            found[text.encode("utf-8", "surrogatepass")] = placeholder.encode()
+    return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        parsed = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+# --- what guests ask ----------------------------------------------------------------------------------------------
+
+
+def _secrets_in(function: str, request: bytes) -> list[str]:
+    parsed = _object(request) or {}
+    match function:
+        case "host_secret_set":
+            found = [parsed.get("value")]
+        case "host_ws_request":
+            found = [parsed.get("auth_token"), parsed.get("session_code")]
+        case _:
+            headers = parsed.get("headers")
+            values = headers.items() if isinstance(headers, dict) else ()
+            # Of "Bearer ..." the second word: a guest may have it from anywhere.
+            found = [str(value).split()[-1] for name, value in values if _is_credential(name) and str(value).strip()]
+    return [value for value in found if isinstance(value, str) and not value.startswith("isoplug-")]
+
+
+def _redact_secret(request: dict[str, Any]) -> None:
+    if "value" in request:
+        request["value"] = REDACTED
+
+
+def _redact_connect(request: dict[str, Any]) -> None:
+    for name in ("auth_token", "session_code"):
+        if request.get(name) is not None:
+            request[name] = REDACTED
+
+
+def _redact_http(request: dict[str, Any]) -> None:
+    if isinstance(request.get("headers"), dict):
+        request["headers"] = _redacted_headers(request["headers"])
+    for name in ("url", "path"):
+        if isinstance(request.get(name), str):
+            request[name] = _redacted_url(request[name])
+
+
+def _redacted_headers(headers: dict[str, Any]) -> dict[str, Any]:
+    return {name: REDACTED if _is_credential(name) else value for name, value in headers.items()}
+
+
+def _redacted_url(url: str) -> str:
+    """User and password, and the values of query parameters that name a credential."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return REDACTED
+    _, at, host = parts.netloc.rpartition("@")
+    pairs = (pair.partition("=") for pair in parts.query.split("&"))
+    query = "&".join(
+        f"{name}={REDACTED}" if _is_credential(name) else f"{name}{sep}{value}" for name, sep, value in pairs
+    )
+    return urlunsplit(parts._replace(netloc=f"{REDACTED}@{host}" if at else host, query=query))
+
+
+def _is_credential(name: str) -> bool:
+    return _CREDENTIAL.search(name) is not None
+
+
+_REQUESTS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "host_secret_set": _redact_secret,
+    "host_ws_request": _redact_connect,
+    "host_http_request": _redact_http,
+    "host_proxy_request": _redact_http,
+}
+
+
+# --- what they are answered ---------------------------------------------------------------------------------------
+
+
+def _without_secret(known: KnownSecrets, answer: bytes) -> bytes:
+    return _learned(known, answer, "value")
+
+
+def _without_token(known: KnownSecrets, answer: bytes) -> bytes:
+    return _learned(known, answer, "auth_token")
+
+
+def _learned(known: KnownSecrets, answer: bytes, field: str) -> bytes:
+    parsed = _object(answer)
+    if parsed is None or not isinstance(parsed.get(field), str):
+        return answer
+    return to_json({**parsed, field: known.learn(parsed[field])})
+
+
+def _without_cookies(_known: KnownSecrets, answer: bytes) -> bytes:
+    parsed = _object(answer)
+    if parsed is None or not isinstance(parsed.get("headers"), dict):
+        return answer
+    headers = _redacted_headers(parsed["headers"])
+    return answer if headers == parsed["headers"] else to_json({**parsed, "headers": headers})
+
+
+_ANSWERS: dict[str, Callable[[KnownSecrets, bytes], bytes]] = {
+    "host_secret_get": _without_secret,
+    "host_get_runtime_context": _without_token,
+    "host_http_request": _without_cookies,
+    "host_proxy_request": _without_cookies,
+}
