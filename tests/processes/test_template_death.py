@@ -147,9 +147,7 @@ send, module.socket.send_fds = module.socket.send_fds, die
     wait_until_tidy(supervisor)
 
 
-def test_descriptors_are_as_many_after_a_hundred_restarts(
-    launcher: Launcher, of: Callable[[bytes], Template]
-) -> None:
+def test_descriptors_are_as_many_after_a_hundred_restarts(launcher: Launcher, of: Callable[[bytes], Template]) -> None:
     template = of(EMPTY)
     starts(launcher, template)
     (pid,) = zygotes()

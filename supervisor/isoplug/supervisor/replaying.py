@@ -30,7 +30,7 @@ from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.permissions import DenyAll
 from isoplug.supervisor.plugins.module import Module, Stamp
 from isoplug.supervisor.plugins.table import PluginTable
-from isoplug.supervisor.pool import LeaseBook, Worker
+from isoplug.supervisor.pool import Worker
 from isoplug.supervisor.pool.budget import Exceeded
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 from isoplug.supervisor.recording import (
@@ -211,7 +211,6 @@ def replay(
         runner = CallRunner(
             PluginTable(),
             services,
-            LeaseBook(),
             call_timeout_seconds=alone.calls.timeout,
             max_depth=0,
             interceptors=(player,),
