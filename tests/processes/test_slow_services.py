@@ -28,6 +28,7 @@ from isoplug.supervisor import (
     Supervisor,
     WorkerCrashed,
 )
+from isoplug.supervisor.deadline import patience_seconds
 from isoplug.supervisor.namespaces import HttpNamespaces, Server
 
 PROBE = "test.probe"
@@ -217,3 +218,22 @@ def test_whatever_a_service_raises_is_an_error_answer_of_the_function(
     supervisor = supervise(runtime_context=Broken())
     answer = supervisor.command(PROBE, "host", {"function": "host_get_runtime_context", "input": ""})["answer"]
     assert answer == "{}"
+
+
+def test_a_service_s_thread_knows_how_long_its_call_has(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    class Patient:
+        """Would wait for a day, as a service with a database of its own might."""
+
+        def __init__(self) -> None:
+            self.patience_seconds = 0.0
+
+        def read(self, plugin_id: str, key: str) -> bytes | None:
+            self.patience_seconds = patience_seconds(86_400.0)
+            return None
+
+    plugins.add()
+    source = Patient()
+    supervise(files=source).command(PROBE, "host", ASK_FOR_A_FILE, timeout=60)
+    assert 0 < source.patience_seconds <= 60
