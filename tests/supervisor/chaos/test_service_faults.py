@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import threading
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from isoplug.supervisor.chaos import (
     ServiceFull,
     ServiceLocked,
 )
-from isoplug.supervisor.chaos.faults.machine import _SCARCITY
+from isoplug.supervisor.chaos.faults.scarcity import needing_descriptors, without_descriptors
 from isoplug.supervisor.storage import SqliteStorage
 from isoplug.supervisor.testing import RecordingStorage
 
@@ -140,17 +141,33 @@ def test_the_limit_comes_back_when_the_last_of_several_has_done() -> None:
     is_inside, may_leave = threading.Event(), threading.Event()
 
     def act() -> None:
-        with _SCARCITY.acting():
+        with without_descriptors():
             is_inside.set()
             may_leave.wait()
 
     thread = threading.Thread(target=act)
     thread.start()
     is_inside.wait()
-    with _SCARCITY.acting():
+    with without_descriptors():
         lowered = resource.getrlimit(resource.RLIMIT_NOFILE)
     still = resource.getrlimit(resource.RLIMIT_NOFILE)
     may_leave.set()
     thread.join()
     assert lowered == still != before
     assert resource.getrlimit(resource.RLIMIT_NOFILE) == before
+
+
+def test_a_fault_that_opens_something_waits_until_there_are_descriptors_again() -> None:
+    order: list[str] = []
+
+    def need() -> None:
+        with needing_descriptors():
+            open(os.devnull).close()
+            order.append("opened")
+
+    with without_descriptors():
+        thread = threading.Thread(target=need)
+        thread.start()
+        order.append("none left")
+    thread.join()
+    assert order == ["none left", "opened"]

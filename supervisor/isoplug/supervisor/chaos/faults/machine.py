@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,6 +11,7 @@ from isoplug.shared.messages import Failed, Returned
 from isoplug.supervisor import wall_clock
 from isoplug.supervisor.calls.interceptor import Delivery, Proceed, Serve
 from isoplug.supervisor.chaos.faults.base import CallFault, HostCallFault, register
+from isoplug.supervisor.chaos.faults.scarcity import without_descriptors
 from isoplug.supervisor.chaos.faults.services import DISK_SERVICES, SERVICE_OF, no_room, with_door
 
 __all__ = ["ClockJump", "DescriptorsExhausted", "DiskFull"]
@@ -88,38 +84,5 @@ class DescriptorsExhausted(HostCallFault):
         return SERVICE_OF.get(function) in _OPENING
 
     def strike(self, delivery: Delivery, function: str, payload: bytes, serve: Serve) -> bytes:
-        with _SCARCITY.acting():
+        with without_descriptors():
             return serve(function, payload)
-
-
-class _Scarcity:
-    """The soft limit of descriptors is at what is open, as long as anybody wants it so; then as it was."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._wanted = 0
-        self._before = (0, 0)
-
-    @contextmanager
-    def acting(self) -> Iterator[None]:
-        with self._lock:
-            if not self._wanted:
-                self._before = resource.getrlimit(resource.RLIMIT_NOFILE)
-                self._exhaust()
-            self._wanted += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._wanted -= 1
-                if not self._wanted:
-                    resource.setrlimit(resource.RLIMIT_NOFILE, self._before)
-
-    def _exhaust(self) -> None:
-        with suppress(OSError):  # there is none left already
-            lowest_free = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-            os.close(lowest_free)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, self._before[1]))
-
-
-_SCARCITY = _Scarcity()

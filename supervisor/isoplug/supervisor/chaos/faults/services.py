@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from isoplug.shared.errors import CallTimeout, CommandError, GuestTrap, InvalidArgument, PluginError, ServiceError
 from isoplug.supervisor.calls.interceptor import Delivery, Serve
 from isoplug.supervisor.chaos.faults.base import HostCallFault, register
+from isoplug.supervisor.chaos.faults.scarcity import needing_descriptors
 from isoplug.supervisor.chaos.faults.waits import PATIENCE_SECONDS, require_seconds
 from isoplug.supervisor.deadline import Deadline, call_deadline
 from isoplug.supervisor.host import Services
@@ -182,7 +183,7 @@ class ServiceLocked(ServiceFault):
             failure = ServiceError("database is locked (injected); try again", plugin_id=delivery.plugin_id)
             failure.is_transient = True
             raise failure
-        with service.held(delivery.plugin_id):
+        with needing_descriptors(), service.held(delivery.plugin_id):
             before = call_deadline.set(Deadline.within(patience))
             try:
                 return method(*args, **kwargs)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from isoplug.supervisor.chaos.faults.scarcity import needing_descriptors
 from isoplug.supervisor.pool import Worker
 
 __all__ = ["Parent", "end_by", "send", "template_of", "zygote_of"]
@@ -75,7 +76,7 @@ class Parent:
 def template_of(worker: Worker) -> Parent | None:
     """What it was forked from; None when that, or the worker itself, has ended."""
     # A zygote is a child of this process and adopts what dead templates leave; a template is a child of a zygote.
-    with suppress(psutil.Error, ProcessLookupError):
+    with suppress(psutil.Error, ProcessLookupError), needing_descriptors():
         parent = psutil.Process(worker.pid).ppid()
         if worker.process.is_alive and _is_child_of_a_zygote(parent):
             return Parent(parent)
@@ -84,7 +85,7 @@ def template_of(worker: Worker) -> Parent | None:
 
 def zygote_of(worker: Worker) -> Parent | None:
     """What its template was forked from; None when there is none any more."""
-    with suppress(psutil.Error, ProcessLookupError):
+    with suppress(psutil.Error, ProcessLookupError), needing_descriptors():
         parent = psutil.Process(worker.pid).ppid()
         if worker.process.is_alive:
             return Parent(psutil.Process(parent).ppid() if _is_child_of_a_zygote(parent) else parent)
