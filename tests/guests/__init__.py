@@ -63,6 +63,9 @@ host and emits its answer (with ``"then_spin": true`` it does not end); anything
 may hold orders under ``on_connected``, ``on_disconnected`` and ``init``, and requests to the host under
 ``request_in_init`` and ``request_in_shutdown``.
 
+**tally** (id ``test.tally``) counts calls (``add``, ``total``) and ``file_events`` (``events``) in its storage; its
+variants get that wrong.
+
 Further variants by macro, ``guest("probe", cache, "GUEST_PROTOCOL=2")``: the top of ``probe.c`` lists them.
 """
 
@@ -101,6 +104,10 @@ VARIANTS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "network": ("network.c", ()),
     "parrot": ("parrot.c", ()),
     "socket": ("socket.c", ()),
+    "tally": ("tally.c", ()),
+    "tally_keeps_in_memory": ("tally.c", ("KEEPS_IN_MEMORY",)),
+    "tally_redoes": ("tally.c", ("REDOES",)),
+    "tally_forgets_events": ("tally.c", ("FORGETS_EVENTS",)),
     "unknown_import": ("unknown_import.c", ()),
     "bad_manifest_empty": ("bad_manifest.c", ("EMPTY",)),
     "bad_manifest_not_json": ("bad_manifest.c", ("NOT_JSON",)),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 from bisect import bisect_left
@@ -179,7 +178,6 @@ class _Run:
             if done.error is None and not done.stray:
                 for plugin_id in done.plugins:
                     self._answers[plugin_id].append(done.began_seconds + done.took_seconds)
-        gc.collect()
         kept = _KEPT_BYTES * (len(self._entries) + len(self._injector.injections))
         self._memory.append((psutil.Process().memory_info().rss, kept))
 
