@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Final
 
 from isoplug.supervisor.calls.interceptor import Delivery, Serve
+from isoplug.supervisor.chaos.taint import Resource, touched_by
 from isoplug.supervisor.storage import Storage
 
 __all__ = ["Ledger", "Witness"]
@@ -67,15 +68,21 @@ class Ledger:
 
 
 class Witness:
-    """Beside the host calls of one delivery. ``acknowledged`` counts those that said that they had done something."""
+    """Beside the host calls of one delivery. ``acknowledged`` counts those that said that they had done something;
+    ``touched`` is what they read or changed."""
 
     def __init__(self, ledger: Ledger, delivery: Delivery) -> None:
         self.acknowledged = 0
+        self.touched: set[Resource] = set()
         self._ledger, self._plugin_id = ledger, delivery.plugin_id
         self._serve: Serve = delivery.serve
-        self._storage = delivery.services.storage  # before faults put others in its place
+        # Before faults put others in its place.
+        self._storage, self._workspace = delivery.services.storage, delivery.services.workspace
 
     def __call__(self, function: str, payload: bytes) -> bytes:
+        resource = touched_by(self._plugin_id, function, payload, self._workspace)
+        if resource is not None:
+            self.touched.add(resource)
         entry = _stored(payload) if function == "host_storage_set" else None
         if entry is None:
             answer = self._serve(function, payload)

@@ -22,6 +22,7 @@ from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls.interceptor import Delivery, Proceed
 from isoplug.supervisor.chaos.ledger import Ledger, Witness
 from isoplug.supervisor.chaos.place import Step, current_step
+from isoplug.supervisor.chaos.taint import Resource
 from isoplug.supervisor.host import GuestAbort
 from isoplug.supervisor.pool.budget import Exceeded
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
@@ -55,6 +56,7 @@ class DeliveryNote:
     error: type[PluginError] | None
     record: CallRecord
     is_recorded: bool
+    touched: frozenset[Resource]
 
 
 @dataclass(slots=True)
@@ -75,6 +77,15 @@ class StepNotes:
     @property
     def records(self) -> list[CallRecord]:
         return list({id(delivery.record): delivery.record for delivery in self.deliveries}.values())
+
+    @property
+    def touched(self) -> frozenset[Resource]:
+        return frozenset().union(*(delivery.touched for delivery in self.deliveries))
+
+    @property
+    def lost_workers(self) -> frozenset[str]:
+        """The plugins of which a worker was lost."""
+        return frozenset(one.plugin_id for one in self.deliveries if one.error not in (None, CommandError))
 
     @property
     def effects(self) -> EffectCount:
@@ -130,7 +141,13 @@ class Notes:
         finally:
             is_recorded = delivery.record.effect_count - effects >= witness.acknowledged
             note = DeliveryNote(
-                delivery.plugin_id, delivery.export, delivery.depth, error, delivery.record, is_recorded
+                delivery.plugin_id,
+                delivery.export,
+                delivery.depth,
+                error,
+                delivery.record,
+                is_recorded,
+                frozenset(witness.touched),
             )
             step = current_step() or self.event
             if step is not None:

@@ -5,7 +5,7 @@ nothing: whoever hears of such a failure knows that the step has not happened. W
 the same, and have done the same.
 
 - A step that failed when it had done something has an open end, and so has one of which a plugin was told by a fault
-  (``Fault.is_told``): from there on, nothing is compared that may depend on it.
+  (``Fault.is_told``): what may depend on it is not compared (``taint``).
 - What varies by itself is not compared: what differs between two references, of which one makes the callers' steps in
   the opposite order.
 """
@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby
 from typing import TypeAlias
 
 from isoplug.shared.errors import (
@@ -34,6 +35,7 @@ from isoplug.supervisor.chaos.place import EVENTS, Step
 from isoplug.supervisor.chaos.promises import Verdict
 from isoplug.supervisor.chaos.report import CallEntry, Ending
 from isoplug.supervisor.chaos.rounds import ALLOWANCE_SECONDS, Done, Lived, Order
+from isoplug.supervisor.chaos.taint import Resource, Taint, changed_by, file, key, memory
 
 __all__ = ["AS_IT_LIKES", "Again", "Judged", "judge", "step_of"]
 
@@ -44,9 +46,9 @@ Again: TypeAlias = Callable[[Collection[Step], Order], Lived]
 AS_IT_LIKES: tuple[type[PluginError], ...] = (CommandError, ConfigError, PermissionDenied, GuestTrap)
 #: What callers get while a plugin cannot be started.
 _NOT_THERE: tuple[type[PluginError], ...] = (PluginNotFound, PluginQuarantined)
-#: Effects that only the plugin itself sees, and those that stand for nothing by themselves.
-_PRIVATE = frozenset({"key_set", "key_deleted", "secret_set", "secret_deleted", "event_emitted", "command_run"})
 _SHOWN_BYTES = 120
+#: How long a fault of the whole process acts.
+_GLOBAL_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -68,22 +70,6 @@ class _Difference:
     look: Callable[[Lived], object]
 
 
-@dataclass(frozen=True, slots=True)
-class _Spoiler:
-    """A step with an open end. ``plugins`` None: it may have changed what all plugins see."""
-
-    done: Done
-    plugins: frozenset[str] | None
-
-    def reaches(self, done: Done, plugins: frozenset[str]) -> bool:
-        mine = self.done
-        if self.plugins is not None and not self.plugins & plugins:
-            return False
-        if done.step.caller == mine.step.caller:
-            return done.step.number >= mine.step.number
-        return done.stage >= mine.stage  # at the same time, or later
-
-
 def step_of(injection: Injection) -> Step:
     """The step that it struck: of the deliveries of an event, the event's."""
     step = injection.place.step
@@ -98,7 +84,7 @@ def judge(lived: Lived, injections: Sequence[Injection], again: Again, timeout: 
 class _Judge:
     def __init__(self, lived: Lived, injections: Sequence[Injection], timeout: float, verdict: Verdict) -> None:
         self._lived, self._timeout, self._verdict = lived, timeout, verdict
-        self._done = sorted(lived.done.values(), key=lambda done: (done.stage, done.step.caller == EVENTS, done.step))
+        self._done = sorted(lived.done.values(), key=lambda done: (done.stage, _is_event(done), done.step))
         self._struck: defaultdict[Step, list[Injection]] = defaultdict(list)
         for injection in injections:
             self._struck[step_of(injection)].append(injection)
@@ -112,20 +98,21 @@ class _Judge:
 
     def judged(self, again: Again) -> Judged:
         reference = again(self._skipped, Order.FORWARD)
-        spoilers = self._spoilers(reference)
+        sources = self._sources(reference)
+        taint = Taint(partial(self._touched, reference), partial(self._changed, reference), sources)
+        taint.spread(list(stage) for _, stage in groupby(self._done, key=lambda done: (done.stage, _is_event(done))))
         found: list[_Difference] = []
         uncompared = 0
         for done in self._done:
-            plugins = self._plugins(done, reference)
-            reaching = [one for one in spoilers if one.reaches(done, plugins)]
-            if not reaching:
-                found += self._differences(done, reference)
-            elif all(one.done is done for one in reaching):
-                found += self._excess(done, reference)
-            if reaching and done.step not in self._failed:
+            is_open = bool(sources.get(done.step))
+            if self._is_disturbed(done):
+                self._settle(done, reference)
+            elif done.step not in taint.steps:
+                found += self._excess(done, reference) if is_open else self._differences(done, reference)
+            if (is_open or done.step in taint.steps) and done.step not in self._failed:
                 uncompared += 1
                 found += self._strange_failure(done, reference)
-        found += self._state_differences(reference, spoilers)
+        found += self._state_differences(reference, taint.resources)
         if found:
             second = again(self._skipped, Order.BACKWARD)
             found = [one for one in found if one.look(reference) == one.look(second)]
@@ -145,9 +132,12 @@ class _Judge:
 
     def _causes(self, done: Done) -> Iterable[Injection]:
         yield from self._struck[done.step]
-        ended = done.began_seconds + done.took_seconds
-        yield from (one for one in self._global if done.began_seconds - 1.0 <= one.at_seconds <= ended)
         yield from (one for one in self._starts if one.plugin_id in {done.operation.plugin_id, *done.plugins})
+
+    def _is_disturbed(self, done: Done) -> bool:
+        """Whether a fault that strikes the whole process acted meanwhile. What comes of it is not known."""
+        ended = done.began_seconds + done.took_seconds
+        return any(done.began_seconds - _GLOBAL_SECONDS <= one.at_seconds <= ended for one in self._global)
 
     def _check_each(self) -> None:
         verdict = self._verdict
@@ -166,23 +156,30 @@ class _Judge:
 
     # --- differences ----------------------------------------------------------------------------------------------
 
-    def _spoilers(self, reference: Lived) -> list[_Spoiler]:
-        touching = _groups([done.plugins for lived in (self._lived, reference) for done in lived.done.values()])
-        effects = [key for lived in (self._lived, reference) for done in lived.done.values() for key in done.effects]
-        sharing = {plugin for plugin, kind, _ in effects if kind not in _PRIVATE}
-        spoilers = []
+    def _sources(self, reference: Lived) -> dict[Step, frozenset[Resource]]:
+        """What the steps with an open end leave open: all that they may have changed, and what plugins that live on
+        have kept of it in memory."""
+        sources = {}
         for done in self._done:
-            is_open = done.step in self._failed and done.step not in self._skipped
-            is_told = any(injection.fault.is_told for injection in self._causes(done))
-            if is_open or (is_told and done.step not in self._skipped):
-                plugins = frozenset().union(*(touching.get(one, {one}) for one in self._plugins(done, reference)))
-                spoilers.append(_Spoiler(done, None if plugins & sharing else plugins))
-        return spoilers
+            is_told = self._is_disturbed(done) or any(one.fault.is_told for one in self._causes(done))
+            resources: frozenset[Resource] = frozenset()
+            if (is_told or done.step in self._failed) and done.step not in self._skipped:
+                resources = self._changed(reference, done)
+            if is_told or done.step in self._failed:
+                resources |= {memory(plugin_id) for plugin_id in done.plugins - done.lost_workers}
+            sources[done.step] = resources
+        return sources
 
-    def _plugins(self, done: Done, reference: Lived) -> frozenset[str]:
+    def _touched(self, reference: Lived, done: Done) -> frozenset[Resource]:
         other = reference.done.get(done.step)
-        own = {done.operation.plugin_id} - {""}
-        return done.plugins | own | (other.plugins if other is not None else frozenset())
+        both = (done,) if other is None else (done, other)
+        memories = (memory(plugin_id) for one in both for plugin_id in one.plugins)
+        return self._changed(reference, done).union(*(one.touched for one in both), memories)
+
+    def _changed(self, reference: Lived, done: Done) -> frozenset[Resource]:
+        other = reference.done.get(done.step)
+        effects = done.effects if other is None else done.effects | other.effects
+        return frozenset(resource for effect in effects for resource in changed_by(effect))
 
     def _differences(self, done: Done, reference: Lived) -> Iterator[_Difference]:
         step, other = done.step, reference.done.get(done.step)
@@ -211,6 +208,12 @@ class _Judge:
             for effect in sorted(done.effects - other.effects)[:1]:
                 yield _count("nothing-twice", done, other, effect)
 
+    def _settle(self, done: Done, reference: Lived) -> None:
+        """A disturbed step that failed otherwise than without faults failed for that."""
+        other = reference.done.get(done.step)
+        if _failure(done) is not None and (other is None or _failure(other) is not _failure(done)):
+            self._failed.add(done.step)
+
     def _strange_failure(self, done: Done, reference: Lived) -> Iterator[_Difference]:
         """Of a step that is not compared. A guest may say no because of what failed before; nothing else may happen."""
         failure, other = _failure(done), reference.done.get(done.step)
@@ -219,19 +222,15 @@ class _Judge:
         text = f"{done.operation.text} ({done.step}) {_said(_end(done))}, which no fault explains"
         yield _Difference("explained", text, done.step, lambda _: None)
 
-    def _state_differences(self, reference: Lived, spoilers: Sequence[_Spoiler]) -> Iterator[_Difference]:
+    def _state_differences(self, reference: Lived, spoiled: Collection[Resource]) -> Iterator[_Difference]:
         """A file or a key is not what it should be at the end of the round."""
-        if any(one.plugins is None for one in spoilers):
-            return
-        spoiled = frozenset[str]().union(*(one.plugins or () for one in spoilers))
-        for key in sorted(self._lived.keys.keys() & reference.keys.keys()):
-            if key[0] not in spoiled and self._lived.keys[key] != reference.keys[key]:
-                yield self._state(
-                    f"the key {clip(key[1], _SHOWN_BYTES)!r} of {key[0]}", {key[0]}, partial(_key_at, key)
-                )
-        for name in sorted(self._lived.files.keys() | reference.files.keys()):
-            if self._lived.files.get(name) != reference.files.get(name):
-                yield self._state(f"the file {clip(name, _SHOWN_BYTES)!r}", None, partial(_file_at, name))
+        for name in sorted(self._lived.keys.keys() & reference.keys.keys()):
+            if key(*name) not in spoiled and self._lived.keys[name] != reference.keys[name]:
+                what = f"the key {clip(name[1], _SHOWN_BYTES)!r} of {name[0]}"
+                yield self._state(what, {name[0]}, partial(_key_at, name))
+        for path in sorted(self._lived.files.keys() | reference.files.keys()):
+            if file(path) not in spoiled and self._lived.files.get(path) != reference.files.get(path):
+                yield self._state(f"the file {clip(path, _SHOWN_BYTES)!r}", None, partial(_file_at, path))
 
     def _state(self, what: str, plugins: set[str] | None, look: Callable[[Lived], object]) -> _Difference:
         """Somebody who said that nothing was changed may have lied; else something was lost that had been said."""
@@ -258,7 +257,7 @@ class _Judge:
             done.operation.text,
             ending,
             done.stray or ("" if failure is None else failure.__name__),
-            tuple(injection.fault.name for injection in self._struck[done.step]),
+            tuple(one.fault.name for one in sorted(self._struck[done.step], key=lambda one: one.place)),
             done.attempts,
             done.began_seconds,
             done.took_seconds,
@@ -336,12 +335,3 @@ def _key_at(key: tuple[str, str], lived: Lived) -> object:
 
 def _file_at(name: str, lived: Lived) -> object:
     return lived.files.get(name)
-
-
-def _groups(sets: Iterable[frozenset[str]]) -> dict[str, frozenset[str]]:
-    """By plugin, those that have to do with it: that took part in the same step, directly or by way of others."""
-    groups: dict[str, set[str]] = {}
-    for together in sets:
-        merged = set(together).union(*(groups.get(one, ()) for one in together))
-        groups |= dict.fromkeys(merged, merged)
-    return {plugin: frozenset(group) for plugin, group in groups.items()}

@@ -31,6 +31,7 @@ from isoplug.supervisor.chaos.load import Operation, Stage
 from isoplug.supervisor.chaos.notes import DeliveryNote, EffectCount, Notes, StepNotes
 from isoplug.supervisor.chaos.place import Step, stepping
 from isoplug.supervisor.chaos.report import Restart
+from isoplug.supervisor.chaos.taint import Resource
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.storage import SqliteStorage
 from isoplug.supervisor.supervisor import Supervisor
@@ -48,8 +49,9 @@ _KEY_KINDS: Final = frozenset({"key_set", "key_deleted"})
 @dataclass(frozen=True, slots=True)
 class Done:
     """One step that was made. ``answer`` is its answer as text, None when it ended with ``error``. ``stray`` is what it
-    ended with that is no PluginError. ``plugins`` took part in it; ``handled`` has, by plugin, how the last delivery
-    ended that no other plugin made. ``outcome_is_true``: error and record say what was seen."""
+    ended with that is no PluginError. ``plugins`` took part in it and ``touched`` these things; of ``lost_workers`` a
+    worker was lost. ``handled`` has, by plugin, how the last delivery ended that no other plugin made.
+    ``outcome_is_true``: error and record say what was seen."""
 
     step: Step
     operation: Operation
@@ -61,6 +63,8 @@ class Done:
     stray: str
     effects: EffectCount
     plugins: frozenset[str]
+    touched: frozenset[Resource]
+    lost_workers: frozenset[str]
     handled: dict[str, type[PluginError] | None]
     attempts: int
     began_seconds: float
@@ -250,6 +254,8 @@ class _Play:
             stray,
             noted.effects,
             noted.plugins,
+            noted.touched,
+            noted.lost_workers,
             _handled(noted.deliveries),
             noted.attempts,
             began - self._began,
