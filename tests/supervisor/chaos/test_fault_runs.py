@@ -1,0 +1,110 @@
+"""Runs: rounds of steps under faults, compared with the same without, and repeatable. (What they find is in
+``tests/chaos/test_planted_bugs.py``.)"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import PluginFolder, Workspace
+from isoplug.supervisor import InvalidArgument, SetupError
+from isoplug.supervisor.chaos import Ending, Kill, Operation, PlainHost, Plan, Progress, Rule, Settings, run, shrink
+
+KILLS = Plan((Rule(Kill("delivery"), probability=0.2), Rule(Kill("reply"), every=5)), seed=3)
+IDS = ("test.a", "test.b")
+
+
+def write(plugin_id: str) -> Operation:
+    params = {"function": "host_write_file", "input": f'{{"path": "{plugin_id}.md", "content": "x"}}'}
+    return Operation("command", plugin_id, "host", params)
+
+
+@pytest.fixture
+def settings(plugins: PluginFolder, workspace: Workspace) -> Settings:
+    for plugin_id in IDS:
+        plugins.add(plugin_id)
+        workspace.grant(plugin_id, edit_files=["all"], create_files=["all"])
+    operations = tuple(
+        operation for plugin_id in IDS for operation in (Operation("command", plugin_id, "echo", 1), write(plugin_id))
+    )
+    return Settings(plugins.path, workspace.path, KILLS, operations, callers=2, calls=50, round_calls=15)
+
+
+def test_a_run_repeats_itself_and_leaves_the_workspace_alone(settings: Settings, workspace: Workspace) -> None:
+    before = {path.name: path.read_bytes() for path in workspace.path.iterdir()}
+    report = run(settings)
+
+    assert run(settings) == report
+    assert not report.broken, report.broken
+    assert [entry.step.round for entry in report.calls] == [1] * 30 + [2] * 20
+    assert {entry.ending for entry in report.calls} == {Ending.ANSWERED}
+    assert report.injections
+    assert [row.name for row in report.faults] == ["kill"]
+    assert report.faults[0].injected == len(report.injections)
+    assert report.faults[0].recovery(100) > 0
+    assert report.restarts
+    assert {path.name: path.read_bytes() for path in workspace.path.iterdir()} == before
+    assert shrink(settings, report) is report
+
+
+def test_a_run_for_a_time_is_repeated_by_its_number_of_calls(settings: Settings) -> None:
+    report = run(replace(settings, calls=None, duration_seconds=0.01, plan=KILLS.seeded(4)))
+
+    assert report.repeat == f"--seed 4 --calls {len(report.calls)}"
+    assert run(replace(settings, calls=len(report.calls), plan=KILLS.seeded(4))) == report
+
+
+def test_progress_counts_up_to_the_end(settings: Settings) -> None:
+    seen: list[Progress] = []
+    run(replace(settings, calls=20), on_progress=seen.append)
+
+    assert seen
+    assert all(0 <= one.share <= 1 and one.calls <= 20 for one in seen)
+    assert [one.calls for one in seen] == sorted(one.calls for one in seen)
+
+
+def test_what_cannot_be_run_says_why(settings: Settings, tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="nowhere"):
+        run(replace(settings, plugins=tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SetupError, match="nothing to call"):
+        run(replace(settings, plugins=tmp_path / "empty", operations=()))
+    with pytest.raises(InvalidArgument, match="callers"):
+        replace(settings, callers=0)
+
+
+def test_a_host_that_raises_what_is_no_plugin_error_breaks_its_promise(settings: Settings) -> None:
+    class Careless(PlainHost):
+        def perform(self, operation: Operation, timeout: float) -> Any:
+            raise KeyError(operation.name)
+
+    report = run(replace(settings, calls=4), Careless.make)
+
+    assert report.broken[0].name == "answered"
+    assert {entry.ending for entry in report.calls} == {Ending.WRONG}
+
+
+def test_a_host_that_leaves_something_open_breaks_its_promise(settings: Settings, leave: Callable[[], None]) -> None:
+    class Messy(PlainHost):
+        def close(self) -> None:
+            leave()
+            super().close()
+
+    report = run(replace(settings, calls=4), Messy.make)
+
+    assert [promise.name for promise in report.broken] == ["tidy"]
+
+
+@pytest.fixture
+def leave(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Opens a descriptor each time, which is closed after the test."""
+    opened: list[int] = []
+    monkeypatch.setattr("isoplug.supervisor.chaos.rounds._TIDYING_SECONDS", 0.1)
+    yield lambda: opened.append(os.open("/dev/null", os.O_RDONLY))
+    for descriptor in opened:
+        os.close(descriptor)
