@@ -19,6 +19,7 @@ from isoplug.supervisor.chaos import (
     Restart,
     Rule,
     Step,
+    Trap,
 )
 
 #: What a stranger may write into a name or an error.
@@ -65,7 +66,10 @@ def report(
     if hostile and promise.broken is not None:
         promise = Promise(HOSTILE, HOSTILE, Broken(HOSTILE * 40, promise.broken.step), HOSTILE)
     return Report(
-        plan=Plan((Rule(Kill("before"), probability=0.1), Rule(Kill("delivery"), plugin=plugin, every=9)), seed=7),
+        plan=Plan(
+            (Rule(Kill("before"), probability=0.1), Rule(Kill("delivery"), plugin=plugin, every=9), Rule(Trap())),
+            seed=7,
+        ),
         callers=callers,
         calls=tuple(entries),
         injections=tuple(injections),
@@ -75,4 +79,5 @@ def report(
         restarts=tuple(restarts),
         seconds=seconds,
         smallest=Plan((injections[0].rule(),), seed=7) if broken and injections else None,
+        smallest_calls=31 if broken and injections else None,
     )

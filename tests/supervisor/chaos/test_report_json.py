@@ -24,7 +24,7 @@ def test_the_keys_stay() -> None:
     document = to_json(report(50, broken=True))
     assert list(document) == [
         "version", "holds", "seed", "callers", "seconds", "repeat", "totals", "faults", "promises", "calls",
-        "injections", "restarts", "plan", "smallest",
+        "injections", "restarts", "plan", "smallest", "smallest_calls", "never_struck",
     ]  # fmt: skip
     assert list(document["totals"]) == ["calls", "answered", "failed", "wrong", "late", "injected"]
     assert list(document["calls"][0]) == [

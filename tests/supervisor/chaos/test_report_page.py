@@ -97,7 +97,12 @@ def test_a_broken_promise_shows_its_counter_example_and_the_smallest_plan() -> N
     assert "At round 2, caller 1 31: diaryx.words:count answered 3, and 7 without faults" in text
     assert "The smallest plan that still breaks it" in text
     assert 'moment = "before"' in text
+    assert "1 fault within the first 31 calls" in text
     assert "smallest" not in Page(to_html(REPORTS["held"])).text
+
+
+def test_a_fault_that_never_struck_is_named_as_one_nothing_is_known_about() -> None:
+    assert "Never struck: trap." in Page(to_html(REPORTS["held"])).text
 
 
 def test_a_long_run_makes_no_long_page_and_the_page_says_what_it_left_out() -> None:

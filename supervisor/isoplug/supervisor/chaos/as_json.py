@@ -33,7 +33,8 @@ def to_json(report: Report) -> dict[str, Any]:
       ``plugin``, ``export``, ``function`` ("" unless it struck a host call), ``at_seconds``;
     - ``restarts``: ``plugin``, ``at_seconds``;
     - ``plan``, and ``smallest``, the smallest plan that breaks the first broken promise, or null: ``toml`` is what
-      ``--plan`` reads.
+      ``--plan`` reads; ``smallest_calls``, how many calls that takes, or null;
+    - ``never_struck``: names of faults that are in the plan, and did not strike.
 
     A step is ``round``, ``caller``, ``number``. Seconds count from the beginning of the run. Two runs of the same plan,
     seed and load differ only in keys that end in ``seconds``, and in ``restarts``.
@@ -58,6 +59,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "restarts": [{"plugin": one.plugin_id, "at_seconds": one.at_seconds} for one in report.restarts],
         "plan": _plan(report.plan),
         "smallest": None if report.smallest is None else _plan(report.smallest),
+        "smallest_calls": report.smallest_calls,
+        "never_struck": list(report.idle_faults),
     }
 
 

@@ -63,10 +63,11 @@ def _body(report: Report, title: str) -> Iterator[Element]:
     if report.smallest is not None:
         count = len(report.smallest.rules)
         yield element("h2", "The smallest plan that still breaks it")
-        yield element("p", f"{count} fault{'' if count == 1 else 's'}; for --plan:")
+        within = f" within the first {report.smallest_calls:,} calls" if report.smallest_calls else ""
+        yield element("p", f"{count} fault{'' if count == 1 else 's'}{within}; for --plan:")
         yield _plan(report.smallest)
     yield from _promises(report.promises)
-    yield from _faults(report.faults)
+    yield from _faults(report)
     yield from _timeline(report)
     yield from _recovery(report)
     yield from _bad_calls(report.calls)
@@ -119,13 +120,15 @@ def _promise(promise: Promise) -> Element:
     return item
 
 
-def _faults(rows: Sequence[FaultRow]) -> Iterator[Element]:
+def _faults(report: Report) -> Iterator[Element]:
     yield element("h2", "Faults")
-    if not rows:
+    if not report.faults:
         yield element("p", "None struck.", class_="quiet")
         return
+    if report.idle_faults:
+        yield element("p", f"Never struck: {', '.join(report.idle_faults)}.")
     headings = ["fault", "injected", *map(str, Ending), "recovery p50", "p99", "max"]
-    yield _table(headings, (_fault_cells(row) for row in rows), text_columns=1)
+    yield _table(headings, (_fault_cells(row) for row in report.faults), text_columns=1)
     yield element(
         "p",
         element(
@@ -162,6 +165,7 @@ def _timeline(report: Report) -> Iterator[Element]:
         )
     else:
         yield element("p", "A bar is a call, the mark above it a fault. Point at one to read what it was.")
+    yield element("p", "Where nobody calls, the same calls are made without faults, to be compared with.")
     kinds = [*map(str, Ending), "fault", *(["restart"] if report.restarts else [])]
     yield element("div", *(element("span", element("i", class_=kind), kind) for kind in kinds), class_="key")
     yield timeline_picture(timeline)

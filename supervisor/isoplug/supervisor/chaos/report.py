@@ -104,5 +104,11 @@ class Report:
     smallest_calls: int | None = None
 
     @property
+    def idle_faults(self) -> tuple[str, ...]:
+        """Faults of the plan that never struck: nothing is known about them."""
+        struck = {row.name for row in self.faults if row.injected}
+        return tuple(sorted({rule.fault.name for rule in self.plan.rules} - struck))
+
+    @property
     def broken(self) -> tuple[Promise, ...]:
         return tuple(promise for promise in self.promises if promise.broken is not None)

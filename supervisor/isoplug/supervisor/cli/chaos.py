@@ -190,7 +190,7 @@ def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> Non
         show.chaos_report(report)
         click.echo(f"The same again: {report.repeat}")
     if report.smallest is not None:
-        again = choice.command(report.smallest.seed, len(report.calls), saved_at)
+        again = choice.command(report.smallest.seed, report.smallest_calls or len(report.calls), saved_at)
         if not as_json:
             click.echo(f"\nThe smallest plan that still breaks the first promise:\n\n{report.smallest.to_toml()}")
             click.echo(f"With it: {again}")

@@ -288,7 +288,11 @@ def chaos_report(report: Report, console: Console | None = None) -> None:
     console.print(Text("p50, p99, max: the time from a strike to the next answer of the same plugin\n", style="dim"))
     for promise in report.promises:
         _promise(promise, console)
-    console.print("", _plain(f"{len(report.calls)} calls, {len(report.injections)} faults, seed {report.plan.seed}."))
+    if idle := report.idle_faults:
+        console.print()
+        console.print(_plain(f"Never struck: {', '.join(idle)}. More calls, or calls that give them occasion, help."))
+    console.print()
+    console.print(_plain(f"{len(report.calls)} calls, {len(report.injections)} faults, seed {report.plan.seed}."))
 
 
 def _promise(promise: Promise, console: Console) -> None:
