@@ -94,7 +94,7 @@ def test_the_verdict_the_seed_and_how_to_repeat_it_come_first() -> None:
 
 def test_a_broken_promise_shows_its_counter_example_and_the_smallest_plan() -> None:
     text = Page(to_html(REPORTS["broken"])).text
-    assert "At round 2, caller 1 31: diaryx.words:count answered 3, and 7 without faults" in text
+    assert "round 2, caller 1 31: diaryx.words:count answered 3, and 7 without faults" in text
     assert "The smallest plan that still breaks it" in text
     assert 'moment = "before"' in text
     assert "1 fault within the first 31 calls" in text

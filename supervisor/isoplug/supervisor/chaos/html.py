@@ -81,7 +81,7 @@ def _facts(report: Report) -> Element:
         ("", f"{len(report.injections):,}", " faults"),
         *(("", f"{endings[ending]:,}", f" {ending}") for ending in Ending),
         ("", f"{len(report.restarts):,}", " restarts"),
-        ("", str(report.callers), " callers"),
+        ("", str(report.callers), " caller" if report.callers == 1 else " callers"),
         ("in ", seconds_text(report.seconds), ""),
         ("seed ", str(report.plan.seed), ""),
     ]
@@ -90,13 +90,10 @@ def _facts(report: Report) -> Element:
 
 
 def _counter_example(promise: Promise) -> Element:
-    broken = promise.broken
-    assert broken is not None, "only of a broken promise"
-    where = f"At {broken.step}: " if broken.step is not None else ""
     return element(
         "div",
         element("p", element("b", f"Broken: {promise.name}. "), promise.means),
-        element("pre", where + _clipped(broken.text, _MAX_TEXT)),
+        element("pre", _clipped(str(promise.broken), _MAX_TEXT)),
         class_="counter",
     )
 

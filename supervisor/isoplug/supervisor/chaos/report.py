@@ -52,6 +52,10 @@ class Broken:
     text: str
     step: Step | None = None
 
+    def __str__(self) -> str:
+        """With its step, unless the text says it itself."""
+        return self.text if self.step is None or str(self.step) in self.text else f"{self.step}: {self.text}"
+
 
 @dataclass(frozen=True, slots=True)
 class Promise:

@@ -301,8 +301,7 @@ def _promise(promise: Promise, console: Console) -> None:
     text = _plain(f"{promise.name}: {promise.means}")
     console.print(Text.assemble((mark, "green" if is_kept else "red"), " ", text))
     if promise.broken is not None:
-        where = f"{promise.broken.step}: " if promise.broken.step is not None else ""
-        console.print(Text.assemble("  ", _plain(where + promise.broken.text), style="red"))
+        console.print(Text.assemble("  ", _plain(str(promise.broken)), style="red"))
     if promise.note:
         console.print(Text.assemble("  ", _plain(promise.note)), style="dim")
 
