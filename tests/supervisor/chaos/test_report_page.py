@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from browser import Browser, browser, why_no_browser
-from isoplug.supervisor.chaos import Plan, Report
+from conftest import PluginFolder, Workspace
+from isoplug.supervisor.chaos import Kill, Operation, Plan, Report, Rule, Settings, run
 from isoplug.supervisor.chaos.html import to_html
 from reports import report
 
@@ -141,6 +142,22 @@ def test_it_loads_in_silence_asks_for_nothing_and_fits(
     assert chromium.evaluate("innerWidth") == width
     assert chromium.evaluate("document.documentElement.scrollWidth") <= width
     assert chromium.evaluate(_SPILLED) == []
+
+
+def test_the_page_of_a_real_run_is_shown_as_well(
+    chromium: Browser, plugins: PluginFolder, workspace: Workspace, tmp_path: Path
+) -> None:
+    plugins.add()
+    plan = Plan((Rule(Kill("delivery"), every=3),), seed=7)
+    load = (Operation("command", "test.probe", "echo", "a"),)
+    made = run(Settings(plugins.path, workspace.path, plan, load, callers=2, calls=12))
+    path = tmp_path / "page.html"
+    path.write_text(to_html(made), "utf-8")
+    chromium.open(path, width=400)
+    assert chromium.complaints == []
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= 400
+    assert chromium.evaluate("document.querySelectorAll('svg rect.answered').length") == 12
+    assert chromium.evaluate("document.querySelectorAll('svg rect.fault').length") == len(made.injections) > 0
 
 
 def test_every_bar_is_drawn_inside_of_its_lane(chromium: Browser, pages: dict[str, Path]) -> None:
