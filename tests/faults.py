@@ -1,4 +1,7 @@
-"""Faults for a supervisor's processes: which there are, when they come, and on what seed they depend.
+"""Signals for a supervisor's processes at random moments: which there are, when they come, on what seed they depend.
+
+``isoplug.supervisor.chaos`` places faults in calls, where they are the same in each run; a storm comes at any moment,
+also between calls and while workers start, and so finds what nobody has thought of, and may not find it again.
 
 ``ISOPLUG_CHAOS_SECONDS`` says how long each storm lasts (by default a second or two, in the nightly run minutes), and
 ``ISOPLUG_CHAOS_SEED`` repeats the choice of faults of an earlier run. It repeats the choice, not the moment: the

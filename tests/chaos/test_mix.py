@@ -73,9 +73,10 @@ def test_a_mix_of_all_faults_breaks_no_promise(
         plan = Plan(tuple(Rule(fault_named(name), probability=PROBABILITY) for name in fault_names()), seed)
         report = run(Settings(plugins.path, workspace.path, plan, operations, callers=len(IDS), calls=CALLS))
         struck += Counter(injection.fault.name for injection in report.injections)
+        print(f"seed {seed}: {len(report.injections)} faults in {report.seconds:.0f} s, {struck.total()} of {FAULTS}")
         assert not report.broken, what_broke(report)
         seed += 1
-    print(f"{struck.total()} faults: {dict(struck)}")
+    print(dict(sorted(struck.items())))
 
 
 def what_broke(report: Report) -> str:

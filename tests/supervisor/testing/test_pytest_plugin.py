@@ -186,6 +186,61 @@ def test_it(isoplug_supervisor, isoplug_faults):
     assert not list((project.path / "plugins").rglob("manifest.json"))  # a copy was loaded
 
 
+def test_no_input_is_set_aside_for_deaths_that_were_not_its_fault(project: Project) -> None:
+    tests = """
+import pytest
+from isoplug.supervisor import WorkerCrashed
+
+@pytest.mark.isoplug_faults("crash", times=3)
+def test_it(isoplug_plugin, isoplug_faults):
+    plugin = isoplug_plugin("build/plugin.wasm")
+    for _ in range(3):
+        with pytest.raises(WorkerCrashed):
+            plugin.command("echo", "the same")
+    assert plugin.command("echo", "the same") == "the same"
+    isoplug_faults.assert_promises()
+"""
+    result = project.run(tests)
+    assert "1 passed" in result.stdout, result.stdout
+
+
+def test_a_promise_that_does_not_hold_fails_the_test_with_the_first_counter_example(project: Project) -> None:
+    tests = """
+import pytest
+from isoplug.supervisor.testing import RecordingStorage
+
+class Forgetful(RecordingStorage):
+    def set(self, plugin_id, key, value, quota_bytes):
+        pass
+
+@pytest.mark.isoplug_faults("service-slow", every=2)
+def test_it(isoplug_plugin, isoplug_faults):
+    plugin = isoplug_plugin("build/plugin.wasm", storage=Forgetful())
+    for key in "ab":
+        plugin.command("host", {"function": "host_storage_set", "input": '{"key": "%s", "data": "eA=="}' % key})
+    isoplug_faults.assert_promises()
+"""
+    result = project.run(tests)
+    assert "1 failed" in result.stdout
+    assert "the key 'a' of test.probe does not hold what the guest was told" in result.stdout
+    assert re.search(r"^service-slow at call 2, delivery 1, host call 1: ", result.stdout, re.MULTILINE), result.stdout
+
+
+def test_outside_pytest_faults_go_into_a_harness(project: Project) -> None:
+    script = """
+from isoplug.supervisor.chaos import Kill, Plan, Rule
+from isoplug.supervisor.testing import Faults, PluginHarness
+
+faults = Faults(Plan((Rule(Kill("delivery"), every=2),)))
+with PluginHarness("build/plugin.wasm", faults=faults) as plugin:
+    print([plugin.command("echo", number, retries=2) for number in range(4)])
+    print(sorted(promise.name for promise in faults.assert_promises())[:1], len(faults.injections))
+"""
+    run = [sys.executable, "-c", script]
+    result = subprocess.run(run, cwd=project.path, capture_output=True, text=True, check=False)
+    assert result.stdout == "[0, 1, 2, 3]\n['answered'] 3\n", result.stderr
+
+
 CHANCE = """
 import pytest
 from isoplug.supervisor import PluginError
