@@ -20,9 +20,11 @@ from isoplug.supervisor.chaos import Plan, Report, Rule, fault_named, fault_name
 from isoplug.supervisor.chaos.load import Operation
 from isoplug.supervisor.chaos.run import Settings, run
 
-IDS = ("test.a", "test.b", "test.c", "test.d")
+PROBES = ("test.a", "test.b", "test.c")
+TALLY = "test.tally"
 #: That are to strike, at least.
 FAULTS = int(os.environ.get("ISOPLUG_FAULTS", "300"))
+CALLERS = 4
 #: Steps of one run; there are as many runs as it takes.
 CALLS = 400
 #: Of each fault, for each call or host call: about every second step is struck.
@@ -32,7 +34,7 @@ pytestmark = pytest.mark.timeout(120 + FAULTS)
 
 
 def load(plugin_id: str, other: str) -> list[Operation]:
-    """What is done to a plugin: it keeps things, finds them again, asks another one."""
+    """What is done to a probe: it keeps things, finds them again, asks another one, fails."""
 
     def host(function: str, **payload: Any) -> dict[str, str]:
         return {"function": function, "input": json.dumps(payload)}
@@ -57,10 +59,11 @@ def load(plugin_id: str, other: str) -> list[Operation]:
 @pytest.fixture
 def operations(plugins: PluginFolder, workspace: Workspace) -> tuple[Operation, ...]:
     granted = ("read_files", "create_files", "edit_files", "execute_commands", "plugin_storage")
-    for plugin_id in IDS:
-        plugins.add(plugin_id)
+    for plugin_id in (*PROBES, TALLY):
+        plugins.add(plugin_id, variant="tally" if plugin_id == TALLY else "probe")
         workspace.grant(plugin_id, **{name: ["all"] for name in granted})
-    commands = [operation for n, plugin_id in enumerate(IDS) for operation in load(plugin_id, IDS[n - 1])]
+    commands = [operation for n, plugin_id in enumerate(PROBES) for operation in load(plugin_id, PROBES[n - 1])]
+    commands += [Operation("command", TALLY, command) for command in ("add", "total", "events") for _ in range(3)]
     events = [Operation("event", "", "file_saved", {"path": path}) for path in ("a.md", "b.md")]
     return (*commands, *events)
 
@@ -71,7 +74,7 @@ def test_a_mix_of_all_faults_breaks_no_promise(
     seed, struck = new_seed(), Counter[str]()
     while struck.total() < FAULTS:
         plan = Plan(tuple(Rule(fault_named(name), probability=PROBABILITY) for name in fault_names()), seed)
-        report = run(Settings(plugins.path, workspace.path, plan, operations, callers=len(IDS), calls=CALLS))
+        report = run(Settings(plugins.path, workspace.path, plan, operations, callers=CALLERS, calls=CALLS))
         struck += Counter(injection.fault.name for injection in report.injections)
         print(f"seed {seed}: {len(report.injections)} faults in {report.seconds:.0f} s, {struck.total()} of {FAULTS}")
         assert not report.broken, what_broke(report)
