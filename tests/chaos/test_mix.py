@@ -23,7 +23,7 @@ from isoplug.supervisor.chaos.run import Settings, run
 PROBES = ("test.a", "test.b", "test.c")
 TALLY = "test.tally"
 #: That are to strike, at least.
-FAULTS = int(os.environ.get("ISOPLUG_FAULTS", "300"))
+FAULTS = int(os.environ.get("ISOPLUG_FAULTS", "400"))
 CALLERS = 4
 #: Steps of one run; there are as many runs as it takes.
 CALLS = 400

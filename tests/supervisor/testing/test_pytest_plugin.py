@@ -226,6 +226,28 @@ def test_it(isoplug_plugin, isoplug_faults):
     assert re.search(r"^service-slow at call 2, delivery 1, host call 1: ", result.stdout, re.MULTILINE), result.stdout
 
 
+def test_a_host_with_a_supervisor_of_its_own_is_struck_and_watched(project: Project) -> None:
+    tests = """
+import pytest
+from isoplug.supervisor import Supervisor
+
+@pytest.mark.isoplug_faults("kill", every=2)
+def test_it(isoplug_faults, tmp_path):
+    with pytest.raises(AssertionError, match="no supervisor was watched"):
+        isoplug_faults.assert_promises()
+    given = {"interceptors": isoplug_faults.interceptors, "config": isoplug_faults.patient()}
+    with Supervisor(state_dir=tmp_path, **given) as supervisor:
+        isoplug_faults.watch_over(supervisor)
+        supervisor.load_plugin("build/plugin.wasm")
+        for number in range(10):
+            assert supervisor.command("test.probe", "echo", number, retries=2) == number
+        assert len(isoplug_faults.injections) == 9
+        isoplug_faults.assert_promises()
+"""
+    result = project.run(tests)
+    assert "1 passed" in result.stdout, result.stdout
+
+
 def test_outside_pytest_faults_go_into_a_harness(project: Project) -> None:
     script = """
 from isoplug.supervisor.chaos import Kill, Plan, Rule

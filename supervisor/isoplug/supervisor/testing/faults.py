@@ -44,8 +44,8 @@ class Faults:
 
     @property
     def interceptors(self) -> tuple[Interceptor, ...]:
-        """For a supervisor that no harness makes: ``Supervisor(interceptors=faults.interceptors)``. Tell of it with
-        ``watch_over``."""
+        """For a host's own supervisor: ``Supervisor(interceptors=faults.interceptors, config=faults.patient())``, and
+        then ``faults.watch_over(supervisor)``."""
         return (self._watch, self._injector)
 
     def watch_over(self, supervisor: Supervisor) -> None:
@@ -61,11 +61,15 @@ class Faults:
         return config.model_copy(update={"restart": patient_config().restart})
 
     def assert_promises(self) -> tuple[Promise, ...]:
-        """The promises that held. Call it before the supervisors are closed.
+        """The promises that held. Call it when all calls have returned, before the supervisors are closed.
 
-        Raises AssertionError with the first counter-example of the first promise that did not hold.
+        Raises AssertionError with the first counter-example of the first promise that did not hold, or when there is no
+        supervisor that it could be about.
         """
-        promises = tuple(promise for supervisor in self._supervisors for promise in self._watch.promises(supervisor))
+        if not self._supervisors:
+            raise AssertionError("no supervisor was watched; load a plugin with these faults, or call watch_over()")
+        for supervisor in self._supervisors:
+            promises = self._watch.promises(supervisor)  # those of all, when the last one was looked at
         for promise in promises:
             if promise.broken is not None:
                 at = f"\nfirst at {promise.broken.step}" if promise.broken.step is not None else ""
