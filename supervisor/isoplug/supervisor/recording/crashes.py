@@ -117,19 +117,23 @@ class CrashLog:
         self._folder, self._recording_of, self._scrub = folder, recording_of, scrub
         self._lock = threading.Lock()
         self._until_look = 0
+        self._is_failing = False
 
     def __call__(self, crash: Crash) -> None:
         try:
-            kind = _Kind.of(crash)
             with self._lock:
+                kind = _Kind.of(crash)
                 report = self._report(kind, crash, _read(self._folder / f"{kind.id}.json"))
                 text = json.dumps(report.to_json(), ensure_ascii=True)
                 write_whole(self._folder, f"{kind.id}.json", text.encode())
                 self._until_look -= 1
                 if self._until_look < 0:
                     self._make_room()
+            self._is_failing = False
         except OSError as error:
-            _log.warning("crash.not_reported", folder=str(self._folder), reason=reason(error), advice="make room there")
+            if not self._is_failing:  # said once for all that follow without a success between
+                self._is_failing, folder = True, str(self._folder)
+                _log.warning("crash.not_reported", folder=folder, reason=reason(error), advice="make room there")
         except Exception:  # noqa: BLE001  whatever a report meets, the caller is to hear of the crash itself
             _log.exception("crash.not_reported", plugin=crash.plugin_id)
 

@@ -30,8 +30,6 @@ __all__ = ["Recorder", "Tape"]
 
 _log = get_logger(__name__)
 
-#: What an instance is told before its first call.
-_START = frozenset({"manifest", "set_config", "init"})
 #: One call may take this part of the ring.
 _SHARE = 8
 
@@ -132,7 +130,7 @@ class Recorder:
             self._write(delivery, life, tape, ending, at, served, patience_seconds)
             raise
         ending = Ending.of(outcome)
-        if not delivery.is_lent and delivery.export in _START and not ending.is_crash:
+        if not delivery.is_lent and not ending.is_crash:  # ``shutdown`` as well: nothing comes after it
             _remember(life, tape, ending)
         else:
             self._write(delivery, life, tape, ending, at, served, patience_seconds)

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from isoplug.supervisor.files import TEMPORARY_PREFIX
 from isoplug.supervisor.recording.place import remove, remove_leftovers, slug, write_whole
 from isoplug.supervisor.recording.tape import Recording
 
@@ -30,7 +31,8 @@ MODULES = "modules"
 _SUFFIX = ".isorec"
 _CRASHED = "-crash"
 _NAME = re.compile(r".*-([0-9a-f]{16})-\d+-\d+(-crash)?\.isorec", re.DOTALL)
-_DOOMED = ".doomed-"
+#: Of a module that is about to go; one that a killed supervisor leaves so goes with what is half-written.
+_DOOMED = f"{TEMPORARY_PREFIX}doomed-"
 #: Of the bounds: so much is freed at once, and so many files are written between two looks.
 _SLACK = 16
 #: Of the bytes: a module that is larger is not kept, or there would be no room for recordings of it.
@@ -113,6 +115,7 @@ class Ring:
                 self._drop_module(module)
                 size -= module_size
         remove_leftovers(self.folder)
+        remove_leftovers(self.folder / MODULES)
         self._files, self._bytes = count, size
         self._until_look = self._max_files // _SLACK
 
@@ -120,6 +123,7 @@ class Ring:
         """See ``add``."""
         place, aside = self.folder / MODULES / f"{sha256}.wasm", self.folder / MODULES / f"{_DOOMED}{sha256}"
         with suppress(OSError):
+            os.utime(place)  # or it could look left over
             os.rename(place, aside)
             if any(entry.digest == sha256[:16] for entry in self._entries()):
                 os.rename(aside, place)

@@ -1,0 +1,120 @@
+"""What is left out of recordings, by place and by value."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from isoplug.supervisor.recording.redaction import REDACTED, KnownSecrets, redacted_request
+from isoplug.supervisor.recording.tape import End, Ending, HostCall, Step
+
+SECRET = 'tops3cret-"quoted"-ünd-more'
+
+
+def noted(function: str, request: Any, answer: Any) -> tuple[Any, Any, KnownSecrets]:
+    known = KnownSecrets()
+    kept = known.note(function, json.dumps(request).encode(), json.dumps(answer).encode())
+    return *map(json.loads, kept), known
+
+
+def test_a_secret_that_a_guest_gets_is_replaced_by_a_text_of_its_length() -> None:
+    _, answer, _ = noted("host_secret_get", {"key": "k"}, {"value": SECRET})
+    assert answer["value"].startswith("isoplug-secret-1")
+    assert len(answer["value"]) == len(SECRET)
+
+
+def test_a_short_secret_is_left_out_by_place() -> None:
+    _, answer, known = noted("host_secret_get", {"key": "k"}, {"value": "true"})
+    assert answer["value"] != "true"
+    assert known.scrub(b"true") == b"true"
+
+
+def test_a_secret_that_a_guest_sets_is_left_out() -> None:
+    request, _, known = noted("host_secret_set", {"key": "k", "value": SECRET}, "")
+    assert request == {"key": "k", "value": REDACTED}
+    assert SECRET.encode() not in known.scrub(SECRET.encode())
+
+
+def test_the_token_of_the_runtime_context_is_left_out_and_the_rest_is_not() -> None:
+    context = {"server_url": "https://a.example", "auth_token": SECRET, "current_workspace": None}
+    _, answer, _ = noted("host_get_runtime_context", "", context)
+    assert answer == {**context, "auth_token": answer["auth_token"]}
+    assert answer["auth_token"] != SECRET
+
+
+@pytest.mark.parametrize("name", ["Authorization", "x-api-key", "Cookie", "PRIVATE-TOKEN", "X-Amz-Security-Token"])
+def test_headers_with_credentials_are_left_out_of_requests_and_their_values_everywhere(name: str) -> None:
+    request, _, known = noted("host_http_request", {"url": "https://a/", "headers": {name: "Bearer abcdefgh123"}}, {})
+    assert request["headers"] == {name: REDACTED}
+    assert b"abcdefgh123" not in known.scrub(b'{"body":"abcdefgh123"}')
+
+
+def test_cookies_that_a_server_sets_are_left_out_of_its_answer() -> None:
+    _, answer, _ = noted(
+        "host_http_request", {"headers": {}}, {"status": 200, "headers": {"set-cookie": "s=1", "a": "b"}}
+    )
+    assert answer["headers"] == {"set-cookie": REDACTED, "a": "b"}
+
+
+def test_credentials_in_urls_are_left_out() -> None:
+    url = "https://me:pw@a.example/path?page=2&access_token=abc&sig=x"
+    request, _, _ = noted("host_http_request", {"url": url, "headers": {}}, {})
+    assert request["url"] == f"https://{REDACTED}@a.example/path?page=2&access_token={REDACTED}&sig={REDACTED}"
+
+
+def test_tokens_of_connections_are_left_out() -> None:
+    connect = {"type": "connect", "server_url": "s", "workspace_id": "w", "auth_token": SECRET, "session_code": "abc"}
+    request, _, _ = noted("host_ws_request", connect, {"ok": True})
+    assert request == {**connect, "auth_token": REDACTED, "session_code": REDACTED}
+
+
+def test_of_a_request_that_is_not_json_nothing_is_kept() -> None:
+    assert redacted_request("host_secret_set", b'{"value": "tops3cret') == REDACTED.encode()
+
+
+def test_what_has_no_secrets_is_kept_byte_by_byte() -> None:
+    assert redacted_request("host_read_file", b' {"path" : "a"}') == b' {"path" : "a"}'
+    assert KnownSecrets().note("host_read_file", b"{ }", b"[ ]") == (b"{ }", b"[ ]")
+
+
+def test_a_known_secret_is_left_out_of_every_part_of_a_step() -> None:
+    known = KnownSecrets()
+    known.learn(SECRET)
+    raw, escaped = SECRET.encode(), json.dumps({"a": SECRET}).encode()
+    calls = (HostCall("host_log", escaped, raw, text=SECRET),)
+    step = known.scrub_step(Step("echo", escaped, calls, Ending(End.REFUSED, raw, SECRET)))
+    for part in (SECRET, json.dumps(SECRET)[1:-1]):
+        assert part not in repr(step)
+        assert repr(part.encode())[2:-1] not in repr(step)
+    assert json.loads(step.data)["a"] == known.learn(SECRET)
+
+
+def test_many_secrets_do_not_take_memory_without_bound() -> None:
+    known = KnownSecrets()
+    for number in range(1000):
+        known.learn(f"secret number {number}")
+    assert known.scrub(b"secret number 999") != b"secret number 999"
+    assert known.scrub(b"secret number 0") == b"secret number 0"
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(["value", "headers", "url", "path", "auth_token", "session_code", "key"])
+
+
+@given(
+    st.sampled_from(["host_secret_set", "host_ws_request", "host_http_request", "host_proxy_request"]),
+    st.dictionaries(fields, json_values | st.dictionaries(st.sampled_from(["Cookie", "a"]), json_values)),
+)
+def test_requests_of_any_shape_are_taken_and_redacting_twice_changes_nothing(function: str, request: Any) -> None:
+    data = json.dumps(request).encode()
+    KnownSecrets().note(function, data, data)
+    once = redacted_request(function, data)
+    assert redacted_request(function, once) == once
