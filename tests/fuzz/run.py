@@ -31,6 +31,7 @@ _NAMES = [
     "manifests",
     "modules",
     "paths",
+    "recordings",
     "rewrites",
     "rules",
     "signatures",

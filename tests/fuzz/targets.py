@@ -9,11 +9,14 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
+
+import msgpack
 
 import isoplug.supervisor
 from isoplug.shared import messages
@@ -26,6 +29,9 @@ from isoplug.supervisor.integrity.digest import parse_checksums
 from isoplug.supervisor.integrity.signature import parse_signature
 from isoplug.supervisor.permissions.rules import MalformedRules, Permission, PluginRules, Rule, check, parse_plugins
 from isoplug.supervisor.plugins.manifest import parse_manifest
+from isoplug.supervisor.recording import End, Ending, HostCall, Recording, Step, Unreadable
+from isoplug.supervisor.recording import decode as decode_recording
+from isoplug.supervisor.recording import encode as encode_recording
 from isoplug.supervisor.websockets.url import sync_target
 from isoplug.supervisor.workspace import WorkspacePath, frontmatter
 from isoplug.supervisor.workspace.rootindex import Header
@@ -74,6 +80,19 @@ def frames(data: bytes) -> None:
         return
     assert decode_from_worker(encode(message)) == message
     assert sum(len(part) for part in message if isinstance(part, (bytes, str))) <= len(data)
+
+
+def recordings(data: bytes) -> None:
+    """What is accepted says the same when it is written anew; also what somebody has given the right checksum."""
+    sealed = data + msgpack.packb(("check", zlib.crc32(data)))
+    for file in (data, sealed):
+        try:
+            recording = decode_recording(file)
+        except Unreadable as error:
+            _require_short(error)
+            continue
+        again = decode_recording(encode_recording(recording))
+        assert repr(again) == repr(recording)  # NaN is not equal to itself
 
 
 def manifests(data: bytes) -> None:
@@ -307,8 +326,21 @@ PIECES = [
     b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\xcf" + b"\xff" * 8,
 ]  # fmt: skip
 
+_RECORDED = Recording(
+    "a.b",
+    "00" * 32,
+    1.5,
+    2,
+    30.0,
+    "{}",
+    "0.1.0",
+    (Step("init", b"{}", (), Ending(End.RETURNED)),),
+    Step("echo", b"in", (HostCall("host_get_timestamp", b"", b"1"),), Ending(End.TRAP, text="t", cause="t")),
+)
+
 TARGETS = {
     "frames": Target(frames, [encode(message) for message in _FROM_WORKER]),
+    "recordings": Target(recordings, [encode_recording(_RECORDED), encode_recording(_RECORDED)[:-12]]),
     "manifests": Target(manifests, [json.dumps(_MANIFEST).encode()]),
     "rules": Target(
         rules,

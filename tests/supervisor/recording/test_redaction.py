@@ -72,6 +72,13 @@ def test_tokens_of_connections_are_left_out() -> None:
     assert request == {**connect, "auth_token": REDACTED, "session_code": REDACTED}
 
 
+def test_passwords_of_gates_are_left_out() -> None:
+    audience = {"ns_id": "n", "audience": "a", "gates": [{"kind": "password", "password": SECRET}, {"kind": "link"}]}
+    request, _, known = noted("host_namespace_sync_audience", audience, "")
+    assert request["gates"] == [{"kind": "password", "password": REDACTED}, {"kind": "link"}]
+    assert known.scrub(SECRET.encode()) != SECRET.encode()
+
+
 def test_of_a_request_that_is_not_json_nothing_is_kept() -> None:
     assert redacted_request("host_secret_set", b'{"value": "tops3cret') == REDACTED.encode()
 
@@ -106,11 +113,11 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-fields = st.sampled_from(["value", "headers", "url", "path", "auth_token", "session_code", "key"])
+fields = st.sampled_from(["value", "headers", "url", "path", "auth_token", "session_code", "key", "gates"])
 
 
 @given(
-    st.sampled_from(["host_secret_set", "host_ws_request", "host_http_request", "host_proxy_request"]),
+    st.sampled_from(["host_secret_set", "host_ws_request", "host_http_request", "host_namespace_sync_audience"]),
     st.dictionaries(fields, json_values | st.dictionaries(st.sampled_from(["Cookie", "a"]), json_values)),
 )
 def test_requests_of_any_shape_are_taken_and_redacting_twice_changes_nothing(function: str, request: Any) -> None:

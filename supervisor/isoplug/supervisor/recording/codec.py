@@ -18,6 +18,7 @@ from typing import Any
 
 import msgpack
 
+from isoplug.shared.limits import clip
 from isoplug.supervisor.recording.tape import End, Ending, HostCall, Recording, Step, Unanswered
 
 __all__ = ["MAX_FILE_BYTES", "MAX_RECORDED_BYTES", "Unreadable", "decode", "encode", "size_of"]
@@ -30,6 +31,7 @@ MAX_FILE_BYTES = 2 * MAX_RECORDED_BYTES
 _MAGIC = "isoplug recording"
 _VERSION = 1
 _LONGEST = 16
+_REASON_BYTES = 200
 #: Of a host call in memory and in the file, beside its contents; this also bounds how many there can be.
 _ENTRY_BYTES = 64
 _MAX_ENTRIES = MAX_RECORDED_BYTES // _ENTRY_BYTES + 1_000
@@ -117,7 +119,7 @@ def _step(export: str, data: bytes, entries: Iterator[list[Any]]) -> Step:
                 kind, output, text, cause = fields
                 return Step(export, data, tuple(calls), Ending(End(kind), output, text, cause))
         except ValueError as error:
-            raise Unreadable(str(error)) from error
+            raise Unreadable(clip(str(error), _REASON_BYTES)) from error
         break
     raise Unreadable("a part of it has no end")
 
@@ -144,7 +146,7 @@ def _entries(data: bytes) -> Iterator[list[Any]]:
                 raise Unreadable("it is cut off") from None
             return
         except (ValueError, TypeError, RecursionError) as error:
-            raise Unreadable(str(error) or type(error).__name__) from error
+            raise Unreadable(clip(str(error), _REASON_BYTES) or type(error).__name__) from error
         if type(entry) is not list or not entry or type(entry[0]) is not str:
             raise Unreadable("one of its parts is not an entry")
         if tuple(map(type, entry[1:])) != _TYPES.get(entry[0]):

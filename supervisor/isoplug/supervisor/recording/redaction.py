@@ -137,6 +137,8 @@ def _secrets_in(function: str, request: bytes) -> list[str]:
             found = [parsed.get("value")]
         case "host_ws_request":
             found = [parsed.get("auth_token"), parsed.get("session_code")]
+        case "host_namespace_sync_audience":
+            found = [value for gate in _gates(parsed) for name, value in gate.items() if _is_credential(name)]
         case _:
             headers = parsed.get("headers")
             values = headers.items() if isinstance(headers, dict) else ()
@@ -154,6 +156,17 @@ def _redact_connect(request: dict[str, Any]) -> None:
     for name in ("auth_token", "session_code"):
         if request.get(name) is not None:
             request[name] = REDACTED
+
+
+def _gates(request: dict[str, Any]) -> list[dict[str, Any]]:
+    gates = request.get("gates")
+    return [gate for gate in gates if isinstance(gate, dict)] if isinstance(gates, list) else []
+
+
+def _redact_gates(request: dict[str, Any]) -> None:
+    for gate in _gates(request):
+        for name in filter(_is_credential, tuple(gate)):
+            gate[name] = REDACTED
 
 
 def _redact_http(request: dict[str, Any]) -> None:
@@ -189,6 +202,7 @@ def _is_credential(name: str) -> bool:
 _REQUESTS: dict[str, Callable[[dict[str, Any]], None]] = {
     "host_secret_set": _redact_secret,
     "host_ws_request": _redact_connect,
+    "host_namespace_sync_audience": _redact_gates,
     "host_http_request": _redact_http,
     "host_proxy_request": _redact_http,
 }
