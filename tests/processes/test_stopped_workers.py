@@ -27,7 +27,7 @@ def stop(pid: int) -> None:
 @pytest.fixture
 def supervisor(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> Supervisor:
     plugins.add()
-    return supervise(config=Config(calls=Calls(start_timeout=5.0, shutdown_timeout=0.5)))
+    return supervise(config=Config(calls=Calls(start_timeout=3.0, shutdown_timeout=0.5)))
 
 
 def test_a_worker_that_is_stopped_while_idle_costs_one_call_its_time(supervisor: Supervisor) -> None:

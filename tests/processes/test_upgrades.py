@@ -18,7 +18,8 @@ from conftest import PluginFolder, Workspace, wait_until, wait_until_computing
 from faults import workers
 from guests import guest
 from isoplug.supervisor import (
-    CallTimeout,
+    CallCancelled,
+    Cancellation,
     PluginError,
     PluginNotFound,
     PluginQuarantined,
@@ -478,16 +479,17 @@ def test_a_call_in_progress_finishes_on_the_old_version_and_those_behind_it_go_o
 ) -> None:
     wasm = plugins.add()
     supervisor = supervise(config=config({"shutdown_timeout": 0.1}, trial_calls=1))
-    plugin = supervisor.plugins[PROBE]
+    plugin, cancellation = supervisor.plugins[PROBE], Cancellation()
     with ThreadPoolExecutor(5) as threads:
-        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=10.0)
+        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=60.0, cancellation=cancellation)
         wait_until_computing(plugin)
         waiting = [threads.submit(version_of, supervisor) for _ in range(4)]
         wait_until(lambda: plugin.status.calls == 5)
         upgrade(supervisor, wasm, build(plugins))
         assert [call.result() for call in waiting] == ["2.0.0"] * 4
         assert not hanging.done()
-        assert isinstance(hanging.exception(), CallTimeout)
+        cancellation.cancel()
+        assert isinstance(hanging.exception(), CallCancelled)
     wait_settled(supervisor)
     assert (status(supervisor).version, status(supervisor).upgrade) == ("2.0.0", None)
 
@@ -527,14 +529,16 @@ def test_events_that_wait_go_to_the_new_version(plugins: PluginFolder, supervise
     wasm = plugins.add()
     supervisor = supervise(config=config())
     paths = [f"{number}.md" for number in range(5)]
+    cancellation = Cancellation()
     with ThreadPoolExecutor(1) as threads:
-        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=8.0)
+        hanging = threads.submit(supervisor.command, PROBE, "spin", timeout=60.0, cancellation=cancellation)
         wait_until_computing(supervisor.plugins[PROBE])
         for path in paths:
             supervisor.emit("file_saved", {"path": path})
         upgrade(supervisor, wasm, build(plugins))
         assert supervisor.flush_events(20.0)
-        assert isinstance(hanging.exception(), CallTimeout)
+        cancellation.cancel()
+        assert isinstance(hanging.exception(), CallCancelled)
     life = supervisor.command(PROBE, "events")
     assert [entry["input"]["payload"]["path"] for entry in life if entry["export"] == "on_event"] == paths
     assert status(supervisor).version == "2.0.0"
@@ -636,7 +640,7 @@ def test_a_plugin_that_goes_while_its_new_version_is_prepared_is_gone(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], what: str
 ) -> None:
     wasm = plugins.add()
-    supervisor = supervise(config=config({"start_timeout": 5.0, "shutdown_timeout": 0.2}))
+    supervisor = supervise(config=config({"start_timeout": 2.5, "shutdown_timeout": 0.2}))
     put(wasm, build(plugins))
     (wasm.parent / "config.json").write_text('{"init": "spin"}')
     with ThreadPoolExecutor(1) as threads:
