@@ -21,9 +21,16 @@ KIB = 1024
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> Iterator[Bench]:
-    """PROBE and OTHER, for tests that change nothing but PROBE's rule for commands."""
+    """PROBE and OTHER, for tests that change nothing but PROBE's rule for commands, and values under keys of their
+    own."""
     with open_bench(tmp_path_factory.mktemp("services"), guest_cache, (PROBE, "probe"), (OTHER, "probe")) as opened:
         yield opened
+
+
+@pytest.fixture
+def one(plugins: PluginFolder) -> None:
+    """PROBE in a folder of the test's own, for ``supervise``."""
+    plugins.add()
 
 
 @pytest.fixture
@@ -60,9 +67,8 @@ def test_storage_is_private_to_the_plugin_and_survives_the_supervisor(supervise:
     assert stored(supervise(), "ключ") == b"7\x00\xff"
 
 
-@pytest.mark.usefixtures("two")
-def test_an_empty_value_deletes(supervise: Supervise) -> None:
-    supervisor = supervise()
+def test_an_empty_value_deletes(bench: Bench) -> None:
+    supervisor = bench.supervisor
     assert store(supervisor, "key", b"value") == ""
     assert store(supervisor, "key", b"") == ""
     assert ask(supervisor, "host_storage_get", {"key": "key"}) == b""
@@ -84,7 +90,7 @@ def test_the_quota_bounds_the_total_of_a_plugin(supervise: Supervise) -> None:
     assert (stored(supervisor, "a"), stored(supervisor, "c"), stored(supervisor, "big")) == (half[1:], None, None)
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_a_rule_may_set_another_quota_and_takes_effect_at_once(workspace: Workspace, supervise: Supervise) -> None:
     supervisor = supervise()
     workspace.grant(plugin_storage={"include": ["all"], "quota_bytes": 10})
@@ -98,7 +104,7 @@ def test_a_rule_may_set_another_quota_and_takes_effect_at_once(workspace: Worksp
 
 
 @pytest.mark.parametrize("rule", [{"include": []}, {"include": ["key"]}, {"include": ["all"], "exclude": ["all"]}])
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_with_a_rule_only_all_counts_for_storage(
     rule: dict[str, Any], workspace: Workspace, supervise: Supervise
 ) -> None:
@@ -111,7 +117,7 @@ def test_with_a_rule_only_all_counts_for_storage(
     assert stored(supervisor, "key") == b"value"
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_values_that_are_not_base64_and_keys_that_are_too_long_are_refused(supervise: Supervise) -> None:
     supervisor = supervise()
     for data in ("AAE", "*", "AA==AA==", "ÄÖ"):
@@ -124,11 +130,10 @@ def test_values_that_are_not_base64_and_keys_that_are_too_long_are_refused(super
 # --- offered files --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("two")
-def test_a_call_offers_bytes_and_paths_under_keys(supervise: Supervise, tmp_path: Path) -> None:
+def test_a_call_offers_bytes_and_paths_under_keys(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "photo.heic").write_bytes(b"\x00heic\xff")
     files = {"bytes": b"\xff\x00", "path": tmp_path / "photo.heic", "text path": str(tmp_path / "photo.heic")}
-    supervisor = supervise()
+    supervisor = bench.supervisor
     for key, content in {"bytes": b"\xff\x00", "path": b"\x00heic\xff", "text path": b"\x00heic\xff"}.items():
         assert ask(supervisor, "host_request_file", {"key": key}, files=files) == content
         answer = supervisor.command(
@@ -140,9 +145,8 @@ def test_a_call_offers_bytes_and_paths_under_keys(supervise: Supervise, tmp_path
     assert ask(supervisor, "host_request_file", {"key": "bytes"}) == b""  # a call's offer ends with it
 
 
-@pytest.mark.usefixtures("two")
-def test_a_file_that_cannot_be_read_is_the_callers_error(supervise: Supervise, tmp_path: Path) -> None:
-    supervisor = supervise()
+def test_a_file_that_cannot_be_read_is_the_callers_error(bench: Bench, tmp_path: Path) -> None:
+    supervisor = bench.supervisor
     for path in (tmp_path / "missing", tmp_path, "/dev/zero", "nul\0"):
         with pytest.raises(InvalidArgument, match="offered as 'key'"):
             ask(supervisor, "host_request_file", {"key": "key"}, files={"key": path})
@@ -171,7 +175,7 @@ def test_offered_files_are_for_the_called_plugin_and_the_hosts_own_for_whom_it_s
     assert ask(supervisor, "host_request_file", {"key": "mine"}, files={"mine": b"closer"}) == b"closer"
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_a_file_source_that_fails_offers_nothing(supervise: Supervise) -> None:
     class Broken:
         def read(self, plugin_id: str, key: str) -> bytes | None:
@@ -188,7 +192,7 @@ class BrokenSink:
         raise RuntimeError(f"no {event_json} of {plugin_id}")
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_an_event_sink_that_fails_costs_the_guest_nothing(
     supervise: Supervise, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -212,7 +216,7 @@ class Context:
         return {**self.value, "asked_by": plugin_id}
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_the_runtime_context_names_the_workspace_and_no_server(workspace: Workspace, supervise: Supervise) -> None:
     assert json.loads(ask(supervise(), "host_get_runtime_context")) == {
         "server_url": None,
@@ -221,7 +225,7 @@ def test_the_runtime_context_names_the_workspace_and_no_server(workspace: Worksp
     }
 
 
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_without_a_workspace_the_runtime_context_has_none(supervise: Supervise) -> None:
     assert json.loads(ask(supervise(workspace=None), "host_get_runtime_context"))["current_workspace"] is None
 
@@ -236,7 +240,7 @@ def test_a_host_may_provide_the_runtime_context(supervise: Supervise) -> None:
 
 
 @pytest.mark.parametrize("value", [RuntimeError("no"), {"x": object()}, {"x": float("nan")}, {"x": "\ud800"}])
-@pytest.mark.usefixtures("two")
+@pytest.mark.usefixtures("one")
 def test_a_runtime_context_that_fails_is_empty_and_the_call_goes_on(value: Any, supervise: Supervise) -> None:
     answer = ask(supervise(runtime_context=Context(value)), "host_get_runtime_context")
     assert json.loads(answer) == {} or value == {"x": "\ud800"}
@@ -336,11 +340,19 @@ class Empty:
         return refuse
 
 
-@pytest.mark.usefixtures("two")
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> Iterator[tuple[Bench, dict[str, Empty]]]:
+    """A supervisor with an empty service of the host's own of each kind."""
+    kinds = ("storage", "secrets", "events", "files", "runtime_context", "http", "namespaces", "websockets")
+    services = {kind: Empty() for kind in kinds}
+    arguments = {"permissions": AllowAll(), **services}
+    with open_bench(tmp_path_factory.mktemp("empty"), guest_cache, arguments=arguments) as opened:
+        yield opened, services
+
+
 @pytest.mark.parametrize(
     ("service", "function", "request_"),
     [
-        ("permissions", "host_read_file", {"path": "a.md"}),
         ("storage", "host_storage_get", {"key": "k"}),
         ("secrets", "host_secret_get", {"key": "k"}),
         ("events", "host_emit_event", {}),
@@ -356,11 +368,19 @@ class Empty:
     ],
 )
 def test_an_own_service_that_counts_as_false_is_used_all_the_same(
-    supervise: Supervise, service: str, function: str, request_: dict[str, Any]
+    empty: tuple[Bench, dict[str, Empty]], service: str, function: str, request_: dict[str, Any]
 ) -> None:
+    bench, services = empty
+    own = services[service]
+    own.asked.clear()
+    bench.ask(function, request_)
+    assert own.asked
+
+
+@pytest.mark.usefixtures("one")
+def test_an_own_checker_that_counts_as_false_is_used_all_the_same(supervise: Supervise) -> None:
     own = Empty()
-    supervisor = supervise(**{"permissions": AllowAll(), service: own})
-    ask(supervisor, function, request_)
+    ask(supervise(permissions=own), "host_read_file", {"path": "a.md"})
     assert own.asked
 
 
