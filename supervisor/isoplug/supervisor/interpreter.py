@@ -14,11 +14,14 @@ from typing import Any, Final
 
 __all__ = ["fresh_interpreter"]
 
+#: Without looking for garbage while it imports, which leaves none: a tenth of the time that a start of it takes.
 _SCRIPT: Final = """\
-import json, sys
+import gc, json, sys
+gc.disable()
 arguments = json.loads(sys.argv[1])
 sys.path[:] = arguments.pop("path")
 from {module} import main
+gc.enable()
 main(**arguments)
 """
 

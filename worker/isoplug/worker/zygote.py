@@ -8,6 +8,7 @@ gone.
 from __future__ import annotations
 
 import gc
+import os
 import socket
 import sys
 import traceback
@@ -40,3 +41,4 @@ def main(control_fd: int, supervisor_pidfd: int, lifeline_fd: int, runtime_dir: 
     else:
         server.end_children()
         remove_folder(runtime_dir)  # the supervisor may have been killed: nobody else would do it
+        os._exit(0)  # it holds nothing any more, and a supervisor that closes waits while an interpreter is taken apart
