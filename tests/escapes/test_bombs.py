@@ -17,16 +17,17 @@ from conftest import PluginFolder, Workspace
 from guests import guest, renamed
 from isoplug.supervisor import CallTimeout, ConfigError, PluginError, Supervisor
 
-#: Far above a deadline of half a second on a busy machine, below the 30 seconds of a call that has none of its own.
-SOON_SECONDS = 15.0
+#: More than a deadline of half a second and what follows it, less than the seven that these take without one.
+MOST_CPU_SECONDS = 2.0
 PARROT, OTHER = "test.parrot", "test.other"
 
 
-def seconds_until(call: Callable[[], Any], *errors: type[PluginError]) -> float:
-    began = time.monotonic()
+def cpu_seconds_until(call: Callable[[], Any], *errors: type[PluginError]) -> float:
+    """Of this process, which a busy machine does not lengthen."""
+    began = time.process_time()
     with pytest.raises(errors):
         call()
-    return time.monotonic() - began
+    return time.process_time() - began
 
 
 def note(key: str, links: list[str]) -> str:
@@ -45,8 +46,8 @@ def test_notes_that_attach_each_other_a_million_times_end_at_the_deadline(
     for name in names:
         workspace.write(name, note("attachment", [f"missing{number}" for number in range(2000)]))
     supervisor = supervise()
-    took = seconds_until(lambda: ask(supervisor, "host_workspace_file_set", timeout=0.5), CallTimeout)
-    assert took < SOON_SECONDS
+    took = cpu_seconds_until(lambda: ask(supervisor, "host_workspace_file_set", timeout=0.5), CallTimeout)
+    assert took < MOST_CPU_SECONDS
 
 
 def test_a_note_that_is_attached_again_and_again_is_read_once(
@@ -73,8 +74,8 @@ def test_a_full_folder_under_many_rules_is_listed_until_the_deadline_only(
     for number in range(4000):
         workspace.write(f"full/{number}")
     supervisor = supervise()
-    took = seconds_until(lambda: ask(supervisor, function, {field: "full"}, timeout=0.3), CallTimeout)
-    assert took < SOON_SECONDS
+    took = cpu_seconds_until(lambda: ask(supervisor, function, {field: "full"}, timeout=0.3), CallTimeout)
+    assert took < MOST_CPU_SECONDS
 
 
 @pytest.mark.parametrize(
