@@ -220,11 +220,11 @@ def test_log_lines_are_kept_apart_from_the_other_host_calls(bench: Bench) -> Non
 def test_a_million_host_calls_leave_a_small_record(bench: Bench) -> None:
     record = CallRecord()
     calls = {"calls": [write("same.md"), request("host_read_file", path="x" * 5000)], "repeat": 600}
-    bench.supervisor.call(A, "host_many", json.dumps(calls).encode(), record=record)
+    bench.supervisor.call(A, "host_many", json.dumps(calls).encode(), record=record, timeout=200.0)
     assert record.effect_count == 600
     calls["repeat"] = 600
     record = CallRecord()
-    bench.supervisor.call(A, "host_many", json.dumps({**calls, "repeat": 1100}).encode(), record=record)
+    bench.supervisor.call(A, "host_many", json.dumps({**calls, "repeat": 1100}).encode(), record=record, timeout=200.0)
     assert (record.effect_count, len(record.effects), len(record.host_calls)) == (1100, 1000, 20)
     assert max(len(entry.target) for entry in record.host_calls) <= 500
 
