@@ -169,10 +169,10 @@ def test_texts_of_guests_cannot_forge_log_lines_or_reach_a_terminal(
     caplog.set_level("DEBUG")
     with saying(bench, "on_event", ESCAPES.encode()):
         bench.supervisor.emit("file_saved", {"path": ESCAPES})
-        assert bench.supervisor.flush_events(10.0)
+        assert bench.supervisor.flush_events(60.0)
     with saying(bench, "on_event", b"\xff\xfe" + ESCAPES.encode()):
         bench.supervisor.emit("file_saved", {"path": "a.md"})
-        assert bench.supervisor.flush_events(10.0)
+        assert bench.supervisor.flush_events(60.0)
     bench.ask("host_read_file", {"path": ESCAPES})
     bench.ask("host_read_file", {"path": ESCAPES.replace("\0", "")})
     bench.ask("host_plugin_command", {"plugin_id": ESCAPES, "command": ESCAPES})

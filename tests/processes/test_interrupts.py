@@ -25,12 +25,12 @@ PROBE = "test.probe"
 
 
 def borrow(pool: Pool, chain: Chain) -> None:
-    pool.acquire(chain, Deadline.after(10.0), 0).release()
+    pool.acquire(chain, Deadline.after(30.0), 0).release()
 
 
 @contextmanager
 def inside(pool: Pool, chain: Chain) -> Iterator[None]:
-    lease = pool.acquire(chain, Deadline.after(10.0), 0)
+    lease = pool.acquire(chain, Deadline.after(30.0), 0)
     try:
         yield
     finally:
@@ -99,7 +99,7 @@ def test_an_interrupt_of_the_start_of_an_extra_instance_leaves_room_for_the_next
 
 
 def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> None:
-    held = pool.acquire(Chain(), Deadline.after(10.0), 0)
+    held = pool.acquire(Chain(), Deadline.after(30.0), 0)
     main = threading.get_ident()
 
     def interrupt() -> None:
@@ -109,7 +109,7 @@ def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> 
         signal.pthread_kill(main, signal.SIGINT)
         wait_until(lambda: len(pool._turns._queue) == 1)
         held.release()
-        behind.result(10.0)
+        behind.result(30.0)
 
     with ThreadPoolExecutor(2) as threads:
         interrupting = threads.submit(interrupt)
@@ -120,7 +120,7 @@ def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> 
 
 
 def test_an_interrupt_anywhere_on_the_way_into_and_out_of_the_queue_leaves_nobody_in_it(pool: Pool) -> None:
-    held = pool.acquire(Chain(), Deadline.after(10.0), 0)
+    held = pool.acquire(Chain(), Deadline.after(30.0), 0)
     for number in range(1, 40):  # more places than there are: the last ones run into their deadline uninterrupted
         chain = Chain()
         with suppress(KeyboardInterrupt, CallTimeout), interrupted_at(number):
@@ -151,7 +151,7 @@ def interrupt_and_go_on(step: Callable[[], None], go_on: Callable[[], None]) -> 
                 with interrupted_at(number):
                     step()
             except KeyboardInterrupt:
-                elsewhere.submit(go_on).result(10.0)
+                elsewhere.submit(go_on).result(30.0)
             else:
                 return number
     raise AssertionError
@@ -176,7 +176,7 @@ def test_an_interrupt_anywhere_in_posting_holds_up_nothing_that_is_posted_later(
     def post_later() -> None:
         delivered.clear()
         assert mailboxes[-1].post("later")
-        assert mailboxes[-1].flush(Deadline.after(10.0))
+        assert mailboxes[-1].flush(Deadline.after(30.0))
         assert delivered[-1:] == ["later"]
 
     assert interrupt_and_go_on(post, post_later) > 10

@@ -253,6 +253,6 @@ def test_events_survive_a_restart_and_the_one_that_killed_the_worker_is_not_repl
     supervisor = supervise()
     for path in ("trap", "a.md", "trap", "b.md"):
         supervisor.emit("file_saved", {"path": path})
-    assert supervisor.flush_events(timeout=20.0)
+    assert supervisor.flush_events(timeout=60.0)
     life = supervisor.command(PROBE, "events")
     assert [entry["input"]["payload"]["path"] for entry in life if entry["export"] == "on_event"] == ["b.md"]

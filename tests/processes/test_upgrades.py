@@ -289,7 +289,7 @@ def test_an_event_that_kills_a_version_on_trial_is_handled_by_the_old_one(
         supervisor.emit("file_saved", {"path": path})
     wait_until(lambda: status(supervisor).state == "busy")
     os.kill(new, signal.SIGKILL)
-    assert supervisor.flush_events(20.0)
+    assert supervisor.flush_events(60.0)
     life = supervisor.command(PROBE, "events")
     assert [entry["input"]["payload"]["path"] for entry in life if entry["export"] == "on_event"] == ["a.md", "b.md"]
     assert version_of(supervisor) == "1.0.0"
@@ -452,7 +452,7 @@ def test_events_that_waited_in_quarantine_and_inputs_that_were_set_aside_get_ano
     supervisor.emit("file_saved", {"path": "a.md"})
     wait_until(lambda: not any(thread.name.startswith("isoplug-event") for thread in threading.enumerate()))
     upgrade(supervisor, wasm, build(plugins))
-    assert supervisor.flush_events(20.0)
+    assert supervisor.flush_events(60.0)
     assert supervisor.command(PROBE, "events")[-1]["input"]["payload"] == {"path": "a.md"}
     assert not supervisor.poisoned(PROBE)
 
@@ -519,7 +519,7 @@ def test_an_upgrade_under_load_loses_no_call_and_no_event(
         wait_until(lambda: "5.0.0" in versions)
         stop.set()
         assert all(caller.result() > 0 for caller in callers)
-    assert supervisor.flush_events(20.0)
+    assert supervisor.flush_events(60.0)
     wait_settled(supervisor)
     assert status(supervisor).failures == 0
     assert (status(supervisor).version, status(supervisor).upgrade) == ("5.0.0", None)

@@ -44,7 +44,7 @@ def test_every_method_does_what_its_namesake_does(make: Callable[..., AsyncSuper
             assert await supervisor.command(PROBE, "echo", {"ä": [1]}) == {"ä": [1]}
             assert await supervisor.call(PROBE, "echo", b"\xff\0") == b"\xff\0"
             assert await supervisor.emit("file_saved", {"path": "a.md"}) == 1
-            assert await supervisor.flush_events(5.0)
+            assert await supervisor.flush_events(60.0)
             assert [entry["export"] for entry in await supervisor.command(PROBE, "events")][-1] == "on_event"
             assert await supervisor.get_config(PROBE) == {"colour": "blue"}
             await supervisor.set_config(PROBE, {"colour": "red"})

@@ -56,7 +56,7 @@ def test_words_hears_of_saved_files(supervisor: Supervisor) -> None:
     supervisor.emit("file_saved", {"path": "people/ada.md"})
     supervisor.emit("file_saved", {"path": "people/joe.md"})
     supervisor.emit("file_created", {"path": "other.md"})
-    assert supervisor.flush_events(10)
+    assert supervisor.flush_events(60.0)
     assert supervisor.command(WORDS, "seen") == {"file_saved": 2, "last_path": "people/joe.md"}
 
 

@@ -53,7 +53,7 @@ def test_new_folders_are_loaded_and_removed_ones_unloaded(
     assert (report.loaded, report.unloaded) == (("test.new",), ("test.old",))
     assert set(supervisor.plugins) == {"test.new", "test.stays"}
     supervisor.emit("file_saved", {"path": "a.md"})
-    assert supervisor.flush_events(20.0)
+    assert supervisor.flush_events(60.0)
     assert [entry["export"] for entry in supervisor.command("test.new", "events")] == ["init", "on_event"]
     assert supervisor._services.storage.get("test.old", "shutdown") == b"done"
 
@@ -236,7 +236,7 @@ def test_a_version_may_offer_more_and_the_rules_stay_those_of_the_id(
     put(wasm, build(plugins))
     assert supervisor.reload().upgraded == (PROBE,)
     assert supervisor.emit("file_saved", {"path": "a.md"}) == 1
-    assert supervisor.flush_events(20.0)
+    assert supervisor.flush_events(60.0)
     assert supervisor.command(PROBE, "events")[-1]["export"] == "on_event"
     request = {"function": "host_write_file", "input": json.dumps({"path": "a.md", "content": "x"})}
     assert "create_files" in supervisor.command(PROBE, "host", request)["answer"]

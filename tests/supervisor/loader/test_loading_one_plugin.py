@@ -78,7 +78,7 @@ def test_a_plugin_loaded_later_gets_events(plugins: PluginFolder, supervise: Cal
     supervisor = supervise(plugins_dir=None)
     supervisor.load_plugin(plugins.add())
     assert supervisor.emit("file_saved", {"path": "a.md"}) == 1
-    assert supervisor.flush_events(5)
+    assert supervisor.flush_events(60.0)
     assert supervisor.command(PROBE, "events")[-1]["export"] == "on_event"
 
 

@@ -95,7 +95,7 @@ for n in range(10**6):
             assert len(set(data)) == 1
             seen += 1
     writer.send_signal(signal.SIGKILL)
-    writer.wait(10)
+    writer.wait(60)
     writer.stdout.close()
     assert seen > 1
     assert len(set(path.read_bytes())) == 1

@@ -414,7 +414,7 @@ def test_closing_while_threads_write_loses_nothing_that_was_acknowledged(path: P
     thread.start()
     time.sleep(0.05)
     storage.close()
-    thread.join(10)
+    thread.join(60)
     again = SqliteStorage(path)
     assert all(again.get("p", str(number)) == b"x" for number in done)
     again.close()
