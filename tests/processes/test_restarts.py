@@ -94,7 +94,7 @@ def test_a_worker_killed_while_it_is_prepared_fails_that_load_only(
 def test_whoever_waits_for_a_plugin_that_fails_to_start_hears_so(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
-    supervisor = supervise(config=Config(calls=Calls(start_timeout=1.0)))
+    supervisor = supervise(config=Config(calls=Calls(start_timeout=6.0)))
     plugins.add(PROBE, config={"init": "spin"})
     with ThreadPoolExecutor(2) as threads:
         loading = threads.submit(supervisor.load_plugin, plugins.path / PROBE / "plugin.wasm")
