@@ -371,7 +371,7 @@ def build_observers(
         return Observers(tuple(interceptors), CrashLog(state / CRASHES))
     ring = Ring(state / RECORDINGS, config.record.calls, config.record.size)
     recorder = Recorder(ring, config.record.size)
-    return Observers((*interceptors, recorder), CrashLog(state / CRASHES, recorder.latest, recorder.scrub))
+    return Observers((*interceptors, recorder), CrashLog(state / CRASHES, recorder.crash_of, recorder.scrub))
 
 
 def build_launcher(config: Config, runtime: Path, cleanup: ExitStack) -> Launcher:

@@ -91,7 +91,8 @@ class Supervisor:
         filesystem, storage, secrets, permissions, events, files, runtime_context, http, namespaces, websockets: a
             host's own services.
         interceptors: stand around every call of a worker, the first one outermost: fault injection
-            (``isoplug.supervisor.chaos``), or a host's own. See ``isoplug.supervisor.calls.Interceptor``.
+            (``isoplug.supervisor.chaos``), or a host's own. See ``isoplug.supervisor.calls.Interceptor``. What is
+            recorded (``config.record``) is what they leave of a call.
 
     Raises:
         SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.

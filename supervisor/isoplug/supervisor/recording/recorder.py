@@ -96,12 +96,12 @@ _UNANSWERED = {
 
 @dataclass(slots=True)
 class _Life:
-    """What is known of a worker. ``latest`` is the file of its latest recording."""
+    """What is known of a worker. ``crash`` is the file of the call that has cost its life."""
 
     start: list[Step] = field(default_factory=list)
     start_bytes: int = 0
     is_cut: bool = False
-    latest: Path | None = None
+    crash: Path | None = None
 
 
 class Recorder:
@@ -136,11 +136,11 @@ class Recorder:
             self._write(delivery, life, tape, ending, at, served, patience_seconds)
         return outcome
 
-    def latest(self, worker: Worker) -> Path | None:
-        """The file of the latest call of ``worker``, if there is one."""
+    def crash_of(self, worker: Worker) -> Path | None:
+        """The file of the call that has cost ``worker`` its life, if it was recorded."""
         with self._lock:
             life = self._lives.get(worker)
-            return None if life is None else life.latest
+            return None if life is None else life.crash
 
     def scrub(self, text: str) -> str:
         """Without the secrets that recording has come across."""
@@ -162,7 +162,6 @@ class Recorder:
         served: int,
         patience_seconds: float,
     ) -> None:
-        life.latest = None
         try:
             call = tape.step(ending)
             gap = f"it and its host calls take more than {self._room_bytes} bytes" if tape.is_cut else ""
@@ -181,7 +180,8 @@ class Recorder:
                 call=self._secrets.scrub_step(call),
                 gap=gap,
             )
-            life.latest = self._ring.add(recording, encode(recording), origin.read)
+            path = self._ring.add(recording, encode(recording), origin.read)
+            life.crash = path if ending.is_crash else None
         except (OSError, PluginError) as error:  # PluginError: the module is closed, or its private copy damaged
             self._miss(error)
         else:

@@ -56,6 +56,7 @@ class Ring:
         self._numbers = itertools.count(1)
         #: As far as it is known; a first look is due.
         self._files, self._bytes, self._until_look = 0, 0, 0
+        self._known: dict[str, _Entry] = {}
 
     def add(self, recording: Recording, data: bytes, read_module: Callable[[], bytes]) -> Path:
         """The file that it is in. Raises OSError, and what ``read_module`` does."""
@@ -131,16 +132,20 @@ class Ring:
                 aside.unlink()
 
     def _entries(self) -> list[_Entry]:
-        """The recordings, the oldest first; other files are none of its business."""
-        found = []
+        """The recordings, the oldest first; other files are none of its business. A file never changes, so only new
+        ones are looked at: that takes most of the time."""
+        found = {}
         with os.scandir(self.folder) as files:
             for file in files:
-                match = _NAME.fullmatch(file.name)
-                if match is not None:
+                entry = self._known.get(file.name)
+                if entry is None and (match := _NAME.fullmatch(file.name)):
                     with suppress(OSError):  # another supervisor has removed it
                         size = file.stat(follow_symlinks=False).st_size
-                        found.append(_Entry(file.name, size, match[1], match[2] is not None))
-        return sorted(found)
+                        entry = _Entry(file.name, size, match[1], match[2] is not None)
+                if entry is not None:
+                    found[file.name] = entry
+        self._known = found
+        return sorted(found.values())
 
     def _modules(self) -> dict[str, int]:
         found = {}
