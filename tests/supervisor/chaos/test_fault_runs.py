@@ -59,6 +59,16 @@ def test_a_run_for_a_time_is_repeated_by_its_number_of_calls(settings: Settings)
     assert run(replace(settings, calls=len(report.calls), plan=KILLS.seeded(4))) == report
 
 
+def test_a_plugin_that_is_told_of_anothers_death_may_answer_otherwise(settings: Settings, workspace: Workspace) -> None:
+    workspace.grant("test.a", execute_commands=["all"])
+    ask = Operation("command", "test.a", "call", {"plugin_id": "test.b", "command": "echo", "params": 1})
+    plan = Plan((Rule(Kill("delivery"), plugin="test.b", every=2),), seed=3)
+    report = run(replace(settings, plan=plan, operations=(ask,), callers=1, calls=12))
+
+    assert not report.broken, report.broken
+    assert len(report.injections) == 6
+
+
 def test_progress_counts_up_to_the_end(settings: Settings) -> None:
     seen: list[Progress] = []
     run(replace(settings, calls=20), on_progress=seen.append)

@@ -28,6 +28,7 @@ def made(caller: str, number: int, *touched: Resource, changed: str = "", lost: 
         plugins=frozenset({"p"}),
         touched=frozenset(touched),
         lost_workers=frozenset(filter(None, [lost])),
+        has_lost_nested=False,
         handled={},
         attempts=1,
         began_seconds=0.0,

@@ -88,6 +88,11 @@ class StepNotes:
         return frozenset(one.plugin_id for one in self.deliveries if one.error not in (None, CommandError))
 
     @property
+    def has_lost_nested(self) -> bool:
+        """Whether a plugin was told that the command which it had run has cost another one its worker."""
+        return any(one.depth and one.error not in (None, CommandError) for one in self.deliveries)
+
+    @property
     def effects(self) -> EffectCount:
         return effects_of(*self.records)
 

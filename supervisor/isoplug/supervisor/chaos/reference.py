@@ -161,7 +161,7 @@ class _Judge:
         have kept of it in memory."""
         sources = {}
         for done in self._done:
-            is_told = self._is_disturbed(done) or any(one.fault.is_told for one in self._causes(done))
+            is_told = self._is_told(done)
             resources: frozenset[Resource] = frozenset()
             if (is_told or done.step in self._failed) and done.step not in self._skipped:
                 resources = self._changed(reference, done)
@@ -169,6 +169,12 @@ class _Judge:
                 resources |= {memory(plugin_id) for plugin_id in done.plugins - done.lost_workers}
             sources[done.step] = resources
         return sources
+
+    def _is_told(self, done: Done) -> bool:
+        """Whether a plugin has heard of a fault, and may have answered, and done, something else for it."""
+        causes = list(self._causes(done))
+        is_heard = any(one.fault.is_told for one in causes) or (done.has_lost_nested and bool(causes))
+        return is_heard or self._is_disturbed(done)
 
     def _touched(self, reference: Lived, done: Done) -> frozenset[Resource]:
         other = reference.done.get(done.step)

@@ -50,8 +50,8 @@ _KEY_KINDS: Final = frozenset({"key_set", "key_deleted"})
 class Done:
     """One step that was made. ``answer`` is its answer as text, None when it ended with ``error``. ``stray`` is what it
     ended with that is no PluginError. ``plugins`` took part in it and ``touched`` these things; of ``lost_workers`` a
-    worker was lost. ``handled`` has, by plugin, how the last delivery ended that no other plugin made.
-    ``outcome_is_true``: error and record say what was seen."""
+    worker was lost, with ``has_lost_nested`` in a command that another plugin had run. ``handled`` has, by plugin, how
+    the last delivery ended that no other plugin made. ``outcome_is_true``: error and record say what was seen."""
 
     step: Step
     operation: Operation
@@ -65,6 +65,7 @@ class Done:
     plugins: frozenset[str]
     touched: frozenset[Resource]
     lost_workers: frozenset[str]
+    has_lost_nested: bool
     handled: dict[str, type[PluginError] | None]
     attempts: int
     began_seconds: float
@@ -256,6 +257,7 @@ class _Play:
             noted.plugins,
             noted.touched,
             noted.lost_workers,
+            noted.has_lost_nested,
             _handled(noted.deliveries),
             noted.attempts,
             began - self._began,
