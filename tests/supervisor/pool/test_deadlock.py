@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isoplug.supervisor.pool.deadlock import is_stuck
@@ -153,6 +153,7 @@ def programs(draw: st.DrawFn, pools: list[ModelPool], depth: int = 4) -> list[Mo
     return program
 
 
+@settings(deadline=None)
 @given(worlds(), st.data())
 def test_no_set_of_chains_waits_for_ever_whatever_the_schedule(world: World, data: st.DataObject) -> None:
     for _ in range(2000):
