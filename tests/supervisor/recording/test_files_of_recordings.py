@@ -93,7 +93,7 @@ END = ("end", "returned", b"", "", "")
         (file_of(["a"] * 100), "max_array_len"),
         (b"\x91" * 10_000_000, "nested"),
         (b"\xdd\xff\xff\xff\xff", "max_array_len"),
-        (b"\xc6\xff\xff\xff\xff", "max_bin_len"),
+        (b"\xc6\xff\xff\xff\xff", "cut off"),
     ],
 )
 def test_what_is_no_recording_is_refused_with_the_reason(data: bytes, why: str) -> None:

@@ -145,6 +145,8 @@ def _entries(data: bytes) -> Iterator[list[Any]]:
             if begins_at != len(data):
                 raise Unreadable("it is cut off") from None
             return
+        except msgpack.StackError as error:
+            raise Unreadable("nested array") from error
         except (ValueError, TypeError, RecursionError) as error:
             raise Unreadable(clip(str(error), _REASON_BYTES) or type(error).__name__) from error
         if type(entry) is not list or not entry or type(entry[0]) is not str:
