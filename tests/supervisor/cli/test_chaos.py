@@ -122,7 +122,7 @@ def test_a_run_shows_faults_and_promises_and_how_to_repeat_it(folder: Path) -> N
 
 
 def test_the_command_that_it_prints_repeats_the_run(folder: Path) -> None:
-    first = document(folder, "--faults", "kill", "--duration", "500ms", *ECHO)
+    first = document(folder, "--faults", "kill", "--duration", "100ms", "--callers", "2", *ECHO)
     assert first["holds"] is True
     again = json.loads(chaos(folder, *shlex.split(first["repeat"])[2:], "--json")[0])
     for key in ("totals", "plan", "promises", "repeat"):
@@ -140,14 +140,14 @@ def test_the_page_is_written_where_it_is_wanted(folder: Path) -> None:
 
 
 def test_without_a_seed_each_run_has_one_of_its_own_and_names_it(folder: Path) -> None:
-    seeds = {document(folder, "--calls", "4", *ECHO)["seed"] for _ in range(2)}
+    seeds = {document(folder, "--calls", "1", "--callers", "1", "--faults", "kill", *ECHO)["seed"] for _ in range(2)}
     assert len(seeds) > 1
 
 
 def test_a_terminal_gets_a_bar_with_counts_and_a_program_gets_none(folder: Path) -> None:
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
-    command = [SCRIPT, "chaos", "--plugins", "plugins", "--calls", "200", "--faults", "kill", *ECHO]
+    command = [SCRIPT, "chaos", "--plugins", "plugins", "--calls", "60", "--faults", "kill", *ECHO]
     environment = {**os.environ, "TERM": "xterm"}
     shown = b""
     try:
@@ -170,7 +170,7 @@ def test_a_terminal_gets_a_bar_with_counts_and_a_program_gets_none(folder: Path)
 
 
 def test_a_broken_promise_is_1_with_a_counter_example_and_the_smallest_plan(folder: Path) -> None:
-    arguments = ("--faults", "kill", "--calls", "60", "--callers", "1", "--seed", "3", *COUNT)
+    arguments = ("--faults", "kill", "--calls", "20", "--callers", "1", "--seed", "3", *COUNT)
     out, err = run(folder, *arguments, code=1)
     saved = folder / "isoplug-chaos-3.toml"
     assert "the smallest plan is in isoplug-chaos-3.toml" in err
@@ -190,7 +190,7 @@ def test_a_broken_promise_is_1_with_a_counter_example_and_the_smallest_plan(fold
 
 def test_what_is_no_plan_is_never_written_over(folder: Path) -> None:
     (folder / "out.smallest.toml").write_text('important = "yes"\n')
-    arguments = ("--faults", "kill", "--calls", "60", "--callers", "1", "--seed", "3", "--report", "out.html", *COUNT)
+    arguments = ("--faults", "kill", "--calls", "20", "--callers", "1", "--seed", "3", "--report", "out.html", *COUNT)
     _, err = run(folder, *arguments, code=1)
     assert (folder / "out.smallest.toml").read_text() == 'important = "yes"\n'
     assert "the smallest plan is in out.smallest-2.toml" in err
@@ -199,7 +199,7 @@ def test_what_is_no_plan_is_never_written_over(folder: Path) -> None:
 
 
 def test_shrinking_can_be_left_out(folder: Path) -> None:
-    arguments = ("--faults", "kill", "--calls", "60", "--callers", "1", "--seed", "3", "--no-shrink", *COUNT)
+    arguments = ("--faults", "kill", "--calls", "20", "--callers", "1", "--seed", "3", "--no-shrink", *COUNT)
     report = document(folder, *arguments, code=1)
     assert report["smallest"] is None
     assert not list(folder.glob("*.toml"))
