@@ -88,6 +88,16 @@ def test_a_recording_has_what_the_instance_was_told_before(supervisor: Superviso
     assert first.start == second.start
 
 
+def test_a_configuration_that_was_changed_since_is_told_again(supervisor: Supervisor, recordings: Recordings) -> None:
+    supervisor.set_config(PROBE, {"colour": "red"})
+    supervisor.set_config(PROBE, {"colour": "green"})
+    assert json.loads(supervisor.call(PROBE, "get_config")) == {"colour": "green"}
+    path = recordings()[-1]
+    exports = [step.export for step in read_recording(path).start]
+    assert exports == ["manifest", "set_config", "init", "set_config"]
+    assert replay(path).is_same
+
+
 def test_host_calls_are_answered_from_the_recording_and_no_service_is_touched(
     supervisor: Supervisor, recordings: Recordings, workspace: Workspace
 ) -> None:

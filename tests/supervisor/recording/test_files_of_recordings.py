@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from isoplug.shared.messages import Failed
 from isoplug.supervisor.recording import (
     End,
     Ending,
@@ -91,7 +92,7 @@ END = ("end", "returned", b"", "", "")
         (file_of([[["a"]]]), "nested"),
         (file_of({"a": 1}), "max_map_len"),
         (file_of(["a"] * 100), "max_array_len"),
-        (b"\x91" * 10_000_000, "nested"),
+        (b"\x91" * 10_000_000, "StackError"),
         (b"\xdd\xff\xff\xff\xff", "max_array_len"),
         (b"\xc6\xff\xff\xff\xff", "cut off"),
     ],
@@ -106,3 +107,8 @@ def test_a_file_of_many_tiny_parts_is_refused() -> None:
     body = b"".join((*map(msgpack.packb, (HEAD, ("step", "a", b""))), part * 500_000, msgpack.packb(END)))
     with pytest.raises(Unreadable, match="more parts"):
         decode(body + msgpack.packb(("check", zlib.crc32(body))))
+
+
+def test_a_failure_of_a_kind_that_there_is_not_is_a_trap() -> None:
+    ending = Ending.of(Failed(1, "nonsense", "whatever"))
+    assert (ending.kind, ending.is_crash) == (End.TRAP, True)

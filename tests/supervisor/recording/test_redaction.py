@@ -108,8 +108,9 @@ def test_many_secrets_do_not_take_memory_without_bound() -> None:
     assert known.scrub(b"secret number 0") == b"secret number 0"
 
 
+urls = st.text("abkey:/?#[]@&=%. \u2100", max_size=20).map("http://".__add__)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | urls,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
@@ -125,3 +126,15 @@ def test_requests_of_any_shape_are_taken_and_redacting_twice_changes_nothing(fun
     KnownSecrets().note(function, data, data)
     once = redacted_request(function, data)
     assert redacted_request(function, once) == once
+
+
+@given(st.sampled_from(["host_secret_get", "host_http_request", "host_ws_request"]), st.binary(max_size=40))
+def test_requests_and_answers_of_any_bytes_are_taken(function: str, data: bytes) -> None:
+    KnownSecrets().note(function, data, data)
+
+
+@pytest.mark.parametrize("depth", [500, 100_000])
+def test_deeply_nested_requests_are_taken(depth: int) -> None:
+    data = b'{"value": ' + b"[" * depth + b"]" * depth + b"}"
+    KnownSecrets().note("host_secret_set", data, data)
+    assert b"[" not in redacted_request("host_secret_set", data)

@@ -52,10 +52,6 @@ class Tape:
             ending = Ending(ending.kind, b"", ending.text, ending.cause)
         return Step(self._export, b"" if self.is_cut else self._data, tuple(self._calls), ending)
 
-    @property
-    def host_call_count(self) -> int:
-        return len(self._calls)
-
     def _answer(self, function: str, request: bytes) -> bytes:
         try:
             answer = self._serve(function, request)
@@ -96,12 +92,17 @@ _UNANSWERED = {
 
 @dataclass(slots=True)
 class _Life:
-    """What is known of a worker. ``crash`` is the file of the call that has cost its life."""
+    """What is known of a worker. ``told`` is the configuration that it was given since its start, ``crash`` the file of
+    the call that has cost its life."""
 
     start: list[Step] = field(default_factory=list)
-    start_bytes: int = 0
+    told: Step | None = None
     is_cut: bool = False
     crash: Path | None = None
+
+    @property
+    def steps(self) -> list[Step]:
+        return self.start if self.told is None else [*self.start, self.told]
 
 
 class Recorder:
@@ -122,18 +123,22 @@ class Recorder:
         life = self._life_of(delivery.worker)
         at, patience_seconds = time.time(), delivery.deadline.remaining_seconds()
         served = delivery.worker.calls - len(life.start)
-        tape = Tape(delivery, self._secrets, self._room_bytes - life.start_bytes)
+        tape = Tape(delivery, self._secrets, self._room_bytes - sum(map(_size, life.steps)))
         try:
             outcome = proceed(delivery)
         except (Silence, Gone, Breach, Exceeded, GuestAbort) as end:
-            ending = Ending.of_loss(end, delivery.worker)
-            self._write(delivery, life, tape, ending, at, served, patience_seconds)
+            step = tape.step(Ending.of_loss(end, delivery.worker))
+            self._write(delivery, life, step, tape.is_cut, at, served, patience_seconds)
             raise
-        ending = Ending.of(outcome)
-        if not delivery.is_lent and not ending.is_crash:  # ``shutdown`` as well: nothing comes after it
-            _remember(life, tape, ending)
-        else:
-            self._write(delivery, life, tape, ending, at, served, patience_seconds)
+        step = tape.step(Ending.of(outcome))
+        if delivery.is_lent or step.ending.is_crash:
+            self._write(delivery, life, step, tape.is_cut, at, served, patience_seconds)
+            if delivery.export == "set_config":
+                life.told = step
+                life.is_cut = life.is_cut or tape.is_cut
+        else:  # ``shutdown`` as well: nothing comes after it
+            life.start.append(step)
+            life.is_cut = life.is_cut or tape.is_cut
         return outcome
 
     def crash_of(self, worker: Worker) -> Path | None:
@@ -156,15 +161,14 @@ class Recorder:
         self,
         delivery: Delivery,
         life: _Life,
-        tape: Tape,
-        ending: Ending,
+        call: Step,
+        is_cut: bool,
         at: float,
         served: int,
         patience_seconds: float,
     ) -> None:
         try:
-            call = tape.step(ending)
-            gap = f"it and its host calls take more than {self._room_bytes} bytes" if tape.is_cut else ""
+            gap = f"it and its host calls take more than {self._room_bytes} bytes" if is_cut else ""
             if life.is_cut:
                 gap = f"its start takes more than {self._room_bytes} bytes"
             origin = delivery.worker.origin
@@ -176,14 +180,16 @@ class Recorder:
                 patience_seconds=patience_seconds,
                 limits=origin.limits.model_dump_json(),
                 isoplug_version=_version(),
-                start=() if life.is_cut else tuple(self._secrets.scrub_step(step) for step in life.start),
+                start=() if life.is_cut else tuple(self._secrets.scrub_step(step) for step in life.steps),
                 call=self._secrets.scrub_step(call),
                 gap=gap,
             )
             path = self._ring.add(recording, encode(recording), origin.read)
-            life.crash = path if ending.is_crash else None
+            life.crash = path if call.ending.is_crash else None
         except (OSError, PluginError) as error:  # PluginError: the module is closed, or its private copy damaged
             self._miss(error)
+        except Exception:  # noqa: BLE001  a call is worth more than its recording
+            _log.exception("recording.failed", plugin=delivery.plugin_id)
         else:
             self._resume()
 
@@ -213,12 +219,8 @@ class Recorder:
                 _log.warning("recording.resumed", missed=missed)
 
 
-def _remember(life: _Life, tape: Tape, ending: Ending) -> None:
-    step = tape.step(ending)
-    life.is_cut = life.is_cut or tape.is_cut
-    life.start.append(step)
-    if not tape.is_cut:
-        life.start_bytes += len(step.data) + len(ending.output) + sum(map(size_of, step.host_calls))
+def _size(step: Step) -> int:
+    return len(step.data) + len(step.ending.output) + sum(map(size_of, step.host_calls))
 
 
 @functools.cache

@@ -107,7 +107,7 @@ def redacted_request(function: str, request: bytes) -> bytes:
     if parsed is None:
         return REDACTED.encode()
     redact(parsed)
-    return to_json(parsed)
+    return _json(parsed)
 
 
 def _needles(placeholders: dict[str, str]) -> tuple[tuple[bytes, bytes], ...]:
@@ -125,6 +125,14 @@ def _object(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return parsed if isinstance(parsed, dict) else None
+
+
+def _json(value: dict[str, Any]) -> bytes:
+    """Nothing of what JSON has no words for, such as 1e999."""
+    try:
+        return to_json(value)
+    except (ValueError, RecursionError):
+        return REDACTED.encode()
 
 
 # --- what guests ask ----------------------------------------------------------------------------------------------
@@ -223,7 +231,7 @@ def _learned(known: KnownSecrets, answer: bytes, field: str) -> bytes:
     parsed = _object(answer)
     if parsed is None or not isinstance(parsed.get(field), str):
         return answer
-    return to_json({**parsed, field: known.learn(parsed[field])})
+    return _json({**parsed, field: known.learn(parsed[field])})
 
 
 def _without_cookies(_known: KnownSecrets, answer: bytes) -> bytes:
@@ -231,7 +239,7 @@ def _without_cookies(_known: KnownSecrets, answer: bytes) -> bytes:
     if parsed is None or not isinstance(parsed.get("headers"), dict):
         return answer
     headers = _redacted_headers(parsed["headers"])
-    return answer if headers == parsed["headers"] else to_json({**parsed, "headers": headers})
+    return answer if headers == parsed["headers"] else _json({**parsed, "headers": headers})
 
 
 _ANSWERS: dict[str, Callable[[KnownSecrets, bytes], bytes]] = {

@@ -29,7 +29,7 @@ class End(StrEnum):
     DIED = "died"
 
 
-_OF_FAILURE = {FailureKind.MISSING: End.MISSING, FailureKind.GUEST: End.REFUSED, FailureKind.TRAP: End.TRAP}
+_OF_FAILURE = {FailureKind.MISSING: End.MISSING, FailureKind.GUEST: End.REFUSED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Ending:
     def of(cls, outcome: Returned | Failed) -> Ending:
         if isinstance(outcome, Returned):
             return cls(End.RETURNED, outcome.output)
-        kind = _OF_FAILURE[outcome.kind]
+        kind = _OF_FAILURE.get(outcome.kind, End.TRAP)  # a worker may say anything; the runner takes it so, too
         cause = cause_of(GuestTrap("", "", outcome.text)) if kind is End.TRAP else ""
         return cls(kind, text=outcome.text, cause=cause)
 
@@ -126,7 +126,8 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """A call, and what its instance had been told before (``start``: ``manifest``, ``set_config``, ``init``).
+    """A call, and what its instance had been told before (``start``: ``manifest``, ``set_config``, ``init``, and the
+    latest ``set_config`` since).
 
     ``at`` is Unix time; ``served`` says how many calls the instance had answered before, of which nothing is known;
     ``patience_seconds`` is the time that the call had; ``limits`` are the plugin's, as JSON of ``config.Limits``;
