@@ -17,7 +17,16 @@ from typing import Any
 import pytest
 
 from conftest import PluginFolder, Workspace, wait_until_computing
-from isoplug.supervisor import Config, InvalidArgument, LoadError, PluginError, Replayed, Supervisor, replay
+from isoplug.supervisor import (
+    Config,
+    InvalidArgument,
+    LoadError,
+    PluginError,
+    Replayed,
+    ResourceLimitExceeded,
+    Supervisor,
+    replay,
+)
 from isoplug.supervisor.chaos import Injector, Plan, Rule
 from isoplug.supervisor.chaos.faults import fault_named
 from isoplug.supervisor.recording import MODULES, HostCall, Recording, Unanswered, decode, encode
@@ -445,6 +454,16 @@ def test_a_recording_may_not_ask_for_more_than_this_host_allows(supervisor: Supe
     for nonsense in ("", "{", '{"frame": "much"}', '{"unknown": 1}'):
         with pytest.raises(InvalidArgument, match="make no sense"):
             replay(rewritten(path, limits=nonsense))
+
+
+def test_an_input_that_is_larger_than_its_own_limits_is_refused(supervisor: Supervisor, recordings: Recordings) -> None:
+    supervisor.call(PROBE, "echo", b"1")
+    (path,) = recordings()
+    recording = read_recording(path)
+    limits = json.dumps({**json.loads(recording.limits), "frame": 65536})
+    large = rewritten(path, limits=limits, call=replace(recording.call, data=bytes(100_000)))
+    with pytest.raises(ResourceLimitExceeded):
+        replay(large, config=Config.model_validate({"limits": {"frame": 65536}}))
 
 
 def test_times_that_make_no_sense_do_no_harm(supervisor: Supervisor, recordings: Recordings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.metadata import version
@@ -240,8 +240,12 @@ def _play_step(
 ) -> Replayed:
     deadline = Deadline.after(min(max(seconds, _LEAST_PATIENCE_SECONDS), MAX_TIMEOUT_SECONDS))
     player.begin(step)
-    with suppress(PluginError):  # the player has seen how it ended
-        runner.call_starting(worker, recording.plugin_id, step.export, step.data, Frame(runner.new_chain(), deadline))
+    frame = Frame(runner.new_chain(), deadline)
+    try:
+        runner.call_starting(worker, recording.plugin_id, step.export, step.data, frame)
+    except PluginError:
+        if not player.has_played:  # its input is larger than the configuration allows
+            raise
     return player.result(recording)
 
 
@@ -275,6 +279,10 @@ class _Player:
             raise
         self._ending = Ending.of(outcome)
         return outcome
+
+    @property
+    def has_played(self) -> bool:
+        return self._now is not None or self._ending is not None
 
     def result(self, recording: Recording) -> Replayed:
         step, ending = self._step, self._ending
