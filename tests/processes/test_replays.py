@@ -27,6 +27,7 @@ from isoplug.supervisor import (
     Supervisor,
     replay,
 )
+from isoplug.supervisor.calls import Delivery, Proceed
 from isoplug.supervisor.chaos import Injector, Plan, Rule
 from isoplug.supervisor.chaos.faults import fault_named
 from isoplug.supervisor.recording import MODULES, HostCall, Recording, Unanswered, decode, encode
@@ -200,6 +201,42 @@ def test_a_guest_sees_in_a_recording_what_a_fault_has_made_of_its_call(
     (path,) = recordings()
     replayed = replay(path)
     assert (replayed.verdict, replayed.recorded.cause) == (Verdict.OTHER_RESULT, "SIGKILL")
+
+
+class Forger:
+    """Answers every host call itself."""
+
+    def intercept(self, delivery: Delivery, proceed: Proceed) -> Any:
+        delivery.serve = lambda _function, _request: b"forged"
+        return proceed(delivery)
+
+
+def test_a_recording_has_the_answer_that_the_guest_got_whoever_gave_it(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], recordings: Recordings
+) -> None:
+    plugins.add()
+    supervise(config=RECORD, interceptors=[Forger()]).command(
+        PROBE, "host_then", {"calls": [ask("host_get_timestamp")]}
+    )
+    (path,) = recordings()
+    assert [call.answer for call in read_recording(path).call.host_calls] == [b"forged"]
+    assert replay(path).is_same
+
+
+def test_supervisors_over_one_state_folder_record_side_by_side(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], recordings: Recordings
+) -> None:
+    plugins.add()
+    plugins.add("test.other", variant="minimal")
+    config = Config.model_validate({"record": {"enabled": True, "calls": 32}})
+    both = [supervise(config=config), supervise(config=config)]
+    with ThreadPoolExecutor(4) as threads:
+        calls = [threads.submit(one.command, PROBE, "echo", number) for number in range(60) for one in both]
+        assert [call.result() for call in calls] == [number for number in range(60) for _ in both]
+    left = recordings()
+    assert 16 <= len(left) <= 32 + 2 * 3  # each may write a sixteenth and one more between two looks
+    assert all(decode(path.read_bytes()).plugin_id == PROBE for path in left)
+    assert replay(left[0]).is_same
 
 
 # --- not the same ---------------------------------------------------------------------------------------------------
