@@ -19,6 +19,7 @@ from faults import new_seed
 from isoplug.supervisor.chaos import Plan, Report, Rule, fault_named, fault_names
 from isoplug.supervisor.chaos.load import Operation
 from isoplug.supervisor.chaos.run import Settings, run
+from isoplug.supervisor.chaos.shrink import shrink
 
 PROBES = ("test.a", "test.b", "test.c")
 TALLY = "test.tally"
@@ -74,10 +75,14 @@ def test_a_mix_of_all_faults_breaks_no_promise(
     seed, struck = new_seed(), Counter[str]()
     while struck.total() < FAULTS:
         plan = Plan(tuple(Rule(fault_named(name), probability=PROBABILITY) for name in fault_names()), seed)
-        report = run(Settings(plugins.path, workspace.path, plan, operations, callers=CALLERS, calls=CALLS))
+        settings = Settings(plugins.path, workspace.path, plan, operations, callers=CALLERS, calls=CALLS)
+        report = run(settings)
         struck += Counter(injection.fault.name for injection in report.injections)
         print(f"seed {seed}: {len(report.injections)} faults in {report.seconds:.0f} s, {struck.total()} of {FAULTS}")
-        assert not report.broken, what_broke(report)
+        if report.broken:
+            print(what_broke(report))  # now: shrinking takes its time
+            smallest = shrink(settings, report).smallest
+            pytest.fail(f"{what_broke(report)}\nthe smallest: {smallest and smallest.to_toml()}", pytrace=False)
         seed += 1
     print(dict(sorted(struck.items())))
 
