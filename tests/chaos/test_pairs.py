@@ -47,6 +47,7 @@ class Range:
     bench: Bench
     struck: Changing
     calls: Iterator[int]
+    strikes: int = 0
 
     def call(self, *faults: Fault) -> Iterator[str]:
         """One call, struck by these; what was wrong with it."""
@@ -59,6 +60,7 @@ class Range:
         except PluginError as error:
             answer = error
         injected = [injection.fault for injection in self.struck.injector.injections]
+        self.strikes += len(injected)
         said = f"{' and '.join(map(str, faults)) or 'a call without faults'}: {answer!r}"
         wrongs = [*wrong_ends(answer, faults, injected), *self.lies(name, answer, record)]
         yield from (f"{said}: {wrong}\n{plan.to_toml()}" for wrong in wrongs)
@@ -135,7 +137,9 @@ def field(tmp_path_factory: pytest.TempPathFactory, guest_cache: Any) -> Iterato
     rules = {name: ["all"] for name in ("read_files", "create_files", "edit_files", "plugin_storage")}
     folder = tmp_path_factory.mktemp("pairs")
     with open_bench(folder, guest_cache, arguments={"config": config, "interceptors": [struck]}, probe=rules) as bench:
-        yield Range(bench, struck, itertools.count(1))
+        field = Range(bench, struck, itertools.count(1))
+        yield field
+    print(f"{field.strikes} faults")
 
 
 def from_here(name: str) -> list[Fault]:
