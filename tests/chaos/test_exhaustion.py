@@ -31,6 +31,7 @@ IDS = ("test.a", "test.b")
 
 HOST = """
 import os, random, resource, sys, time
+from contextlib import suppress
 from invariants import Watch
 from isoplug.supervisor import PluginError, Supervisor
 from isoplug.supervisor.config import Calls, Config, Restart
@@ -55,9 +56,10 @@ def serves(plugin_id):
         time.sleep(0.05)
         return False
 
-def limit(number):
-    for pid in (0, *zygotes()):
-        resource.prlimit(pid, LIMIT, (number, hard))
+def limit(number, pids):
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, LIMIT, (number, hard))
 
 with Supervisor(plugins, workspace, state_dir=state, config=config) as supervisor:
     with Watch(supervisor, BYSTANDER) as watch:
@@ -67,9 +69,11 @@ with Supervisor(plugins, workspace, state_dir=state, config=config) as superviso
             load.start()
         with Storm(supervisor, IDS, int(seed), parents=False, stops=False, pause_seconds=0.02):
             while time.monotonic() < until:
-                limit(len(os.listdir("/proc/self/fd")) + random.randrange(8) if kind == "descriptors" else 1)
+                few = len(os.listdir("/proc/self/fd")) + random.randrange(8) if kind == "descriptors" else 1
+                limit(few, (*zygotes(), 0))
                 time.sleep(0.3)
-                limit(soft)
+                limit(soft, (0,))  # first: a look at the others takes a descriptor
+                limit(soft, zygotes())
                 for plugin_id in IDS:
                     supervisor.reset(plugin_id)
                 time.sleep(0.2)
