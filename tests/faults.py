@@ -49,7 +49,7 @@ def chaos_seconds(default: float) -> float:
 
 
 #: For ``pytestmark``: a storm of minutes is not a test that hangs.
-NIGHTLY = pytest.mark.timeout(120.0 + 2 * chaos_seconds(0.0))
+NIGHTLY = pytest.mark.timeout(300.0 + 2 * chaos_seconds(0.0))
 
 
 def new_seed() -> int:

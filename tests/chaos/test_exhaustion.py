@@ -101,7 +101,7 @@ def run_host(kind: str, plugins: PluginFolder, workspace: Workspace, tmp_path: P
             env={**os.environ, "XDG_RUNTIME_DIR": runtime, "PYTHONPATH": str(_TESTS)},
             capture_output=True,
             text=True,
-            timeout=chaos_seconds(1.0) + 100,
+            timeout=chaos_seconds(1.0) + 200,
             check=False,
         )
         print(host.stdout[-2000:])

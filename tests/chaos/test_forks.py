@@ -85,7 +85,7 @@ def test_forks_of_the_host_at_random_moments_trouble_nobody(
         env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(_TESTS)},
         capture_output=True,
         text=True,
-        timeout=chaos_seconds(1.0) + 100,
+        timeout=chaos_seconds(1.0) + 200,
         check=False,
     )
     print(host.stdout[-2000:])

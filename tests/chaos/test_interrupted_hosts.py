@@ -113,7 +113,7 @@ def test_interrupts_at_random_moments_leave_nothing(
         env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(_TESTS)},
         capture_output=True,
         text=True,
-        timeout=chaos_seconds(2.5) + 100,
+        timeout=chaos_seconds(2.5) + 200,
         check=False,
     )
     print(host.stdout)

@@ -22,7 +22,7 @@ from isoplug.supervisor.config import Config, Restart
 STARTS = int(os.environ.get("ISOPLUG_STARTS", "40"))
 IDS = ("test.a", "test.b", "test.c")
 
-pytestmark = pytest.mark.timeout(120.0 + STARTS)
+pytestmark = pytest.mark.timeout(300.0 + STARTS)
 
 
 @pytest.fixture
