@@ -8,9 +8,9 @@ from isoplug.shared.errors import InvalidArgument
 from isoplug.supervisor.chaos import Kill, Plan, fault_names, mixed_plan
 
 
-def test_without_names_every_fault_there_is_has_its_part() -> None:
+def test_without_names_every_fault_has_its_part_that_harms_no_other_call() -> None:
     plan = mixed_plan(seed=7)
-    assert {rule.fault.name for rule in plan.rules} == set(fault_names())
+    assert {rule.fault.name for rule in plan.rules} == set(fault_names()) - {"descriptors-exhausted"}
     assert plan.seed == 7
 
 

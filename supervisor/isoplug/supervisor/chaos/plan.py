@@ -178,13 +178,15 @@ class Plan:
 
 
 def mixed_plan(names: tuple[str, ...] = (), seed: int = 0, share: float = 0.3) -> Plan:
-    """These faults, or all there are, with one probability each: together ``share`` of what they can strike, calls and
-    host calls alike. A fault that has kinds (``moment = "before" | "delivery" | "reply"``) gets a rule for each,
+    """These faults, with one probability each: together ``share`` of what they can strike, calls and host calls alike.
+    None named: all but those that may end other callers' calls as well (``Fault.is_global``), since which ones they
+    do is not the same when the run is repeated. A fault that has kinds (``moment = "before" | "delivery" | "reply"``) gets a rule for each,
     and these divide its part.
 
     Raises InvalidArgument for a name that there is not.
     """
-    faults = [_kinds(name) for name in dict.fromkeys(names or fault_names())]
+    names = names or tuple(name for name in fault_names() if not fault_named(name).is_global)
+    faults = [_kinds(name) for name in dict.fromkeys(names)]
     each = share / len(faults)
     return Plan(tuple(Rule(kind, probability=each / len(kinds)) for kinds in faults for kind in kinds), seed)
 
