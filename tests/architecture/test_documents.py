@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import isoplug.supervisor
+from isoplug.supervisor.chaos import Plan
+from isoplug.supervisor.config import load_config
 from isoplug.supervisor.host import HOST_FUNCTIONS
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,18 @@ def test_the_readme_has_two_commands_and_ci_runs_the_second_as_printed() -> None
     demo, tests = commands_in_readme()
     assert demo.endswith("isoplug demo")
     assert tests in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readme_s_configuration_and_fault_plan_can_be_used(tmp_path: Path) -> None:
+    plans = 0
+    for text in re.findall(r"```toml\n(.*?)\n```", (ROOT / "README.md").read_text(), re.DOTALL):
+        if "[[fault]]" in text:
+            assert Plan.from_toml(text).rules
+            plans += 1
+        else:
+            (tmp_path / "isoplug.toml").write_text(text)
+            load_config(tmp_path / "isoplug.toml")
+    assert plans == 1
 
 
 def test_every_path_in_the_change_table_exists() -> None:
