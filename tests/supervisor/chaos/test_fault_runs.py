@@ -13,7 +13,23 @@ import pytest
 
 from conftest import PluginFolder, Workspace
 from isoplug.supervisor import InvalidArgument, SetupError
-from isoplug.supervisor.chaos import Ending, Kill, Operation, PlainHost, Plan, Progress, Rule, Settings, run, shrink
+from isoplug.supervisor.chaos import (
+    Ending,
+    GarbageFrame,
+    Kill,
+    KillInHostCall,
+    Operation,
+    Place,
+    PlainHost,
+    Plan,
+    Progress,
+    Rule,
+    ServiceFails,
+    Settings,
+    Step,
+    run,
+    shrink,
+)
 
 KILLS = Plan((Rule(Kill("delivery"), probability=0.2), Rule(Kill("reply"), every=5)), seed=3)
 IDS = ("test.a", "test.b")
@@ -67,6 +83,34 @@ def test_a_plugin_that_is_told_of_anothers_death_may_answer_otherwise(settings: 
 
     assert not report.broken, report.broken
     assert len(report.injections) == 6
+
+
+def asks(function: str, payload: str) -> Operation:
+    return Operation("command", "test.a", "host", {"function": function, "input": payload})
+
+
+def test_a_call_that_fails_after_an_effect_which_nobody_can_see_again_is_explained(settings: Settings) -> None:
+    plan = Plan((Rule(GarbageFrame(), every=2),))
+    operations = (asks("host_emit_event", '{"type": "noted"}'),)
+    report = run(replace(settings, plan=plan, operations=operations, callers=1, calls=6))
+
+    assert not report.broken, report.broken
+    assert [entry.ending for entry in report.calls] == [Ending.ANSWERED, Ending.FAILED] * 3
+
+
+def test_a_plugin_that_is_told_of_a_fault_in_a_second_attempt_may_answer_otherwise(
+    settings: Settings, workspace: Workspace
+) -> None:
+    """Also when the worker of the first one is lost, so that nothing of it is kept anywhere."""
+    workspace.grant("test.a", read_files=["all"])
+    step = Step(1, "caller-1", 2)
+    killed = Rule(KillInHostCall("before"), at=(Place(step, 1, 1),))
+    told = Rule(ServiceFails(), at=(Place(step, 2, 1),))
+    operations = (asks("host_list_files", '{"prefix": ""}'),)
+    report = run(replace(settings, plan=Plan((killed, told)), operations=operations, callers=1, calls=4))
+
+    assert not report.broken, report.broken
+    assert report.calls[1].faults == ("kill-in-host-call", "service-fails")
 
 
 def test_progress_counts_up_to_the_end(settings: Settings) -> None:

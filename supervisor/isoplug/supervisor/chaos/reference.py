@@ -104,7 +104,7 @@ class _Judge:
         found: list[_Difference] = []
         uncompared = 0
         for done in self._done:
-            is_open = bool(sources.get(done.step))
+            is_open = done.step in self._failed or self._is_told(done)  # also when it leaves nothing open
             if self._is_disturbed(done):
                 self._settle(done, reference)
             elif done.step not in taint.steps:
