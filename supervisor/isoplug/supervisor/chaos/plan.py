@@ -152,6 +152,7 @@ class Plan:
         """Raises InvalidArgument."""
         try:
             tables = tomllib.loads(text)
+            _require_64_bits(tables)
         except (ValueError, RecursionError) as error:
             raise InvalidArgument(f"the fault plan is not TOML: {error}") from error
         unknown = tables.keys() - {"seed", "fault"}
@@ -199,6 +200,20 @@ def _kinds(name: str) -> list[Fault]:
 
 
 _WORDS = {str: "text", int: "a whole number"}
+
+
+def _require_64_bits(value: Any) -> None:
+    """What TOML allows of whole numbers; tomllib takes longer ones, and Python cannot write those down again. Raises
+    ValueError."""
+    match value:
+        case dict():
+            for one in value.values():
+                _require_64_bits(one)
+        case list():
+            for one in value:
+                _require_64_bits(one)
+        case int() if not -(1 << 63) <= value < 1 << 63:
+            raise ValueError(f"a whole number of {value.bit_length()} bits; 64 are allowed")
 
 
 def _require_whole(rule: Rule, key: str, value: int | None) -> None:
