@@ -222,6 +222,34 @@ def test_garbage_among_reports_is_skipped_with_a_line_each_and_written_over(
     assert [one.count for one in reports()] == [1]
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"first_at": 1e300},
+        {"first_at": float("nan")},
+        {"first_at": -1e12},
+        {"count": 10**4000},
+        {"effect_count": -1},
+        {"host_calls": [[]]},
+        {"log": [["info"]]},
+        {"occurrences": [{"at": 1e13, "doing": "", "outcome": "", "recording": None}]},
+        {"occurrences": [{"at": 1.0, "doing": "", "outcome": "", "recording": "x" * 5000}]},
+        {"occurrences": [{"at": 1.0, "doing": "", "outcome": "", "recording": "a; rm -rf b"}]},
+    ],
+)
+def test_a_report_that_could_not_be_shown_is_skipped(tmp_path: Path, changed: dict[str, Any]) -> None:
+    occurrence = {"at": 1.0, "doing": "", "outcome": "", "recording": "a-1.isorec"}
+    report = dict.fromkeys(("signature", "plugin_id", "export", "code", "message"), "")
+    report |= dict.fromkeys(("reason", "trap", "evidence", "pid", "calls_served"))
+    report |= {"id": "0" * 12, "count": 1, "first_at": 1.0, "occurrences": [occurrence], "effects": []}
+    report |= {"effect_count": 0, "host_calls": [["", "", "", ""]], "log": [["", "", ""]]}
+    place = tmp_path / f"{'0' * 12}.json"
+    place.write_text(json.dumps(report))
+    assert len(read_crashes(tmp_path)) == 1
+    place.write_text(json.dumps(report | changed))
+    assert read_crashes(tmp_path) == []
+
+
 def test_a_full_disk_costs_one_line_and_the_caller_hears_of_the_crash_itself(
     plugins: PluginFolder,
     supervise: Callable[..., Supervisor],

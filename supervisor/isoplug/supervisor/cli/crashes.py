@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace as replaced
 from pathlib import Path
@@ -112,7 +113,7 @@ def show_crash(choice: Choice, outer: Choice, crash_id: str, as_json: bool) -> N
         path = None if name is None else state / RECORDINGS / Path(name).name
         is_kept = path is not None and path.exists()
         occurrence["recording"] = str(path) if is_kept else None
-        occurrence["replay"] = f"isoplug replay {path}" if is_kept else None
+        occurrence["replay"] = shlex.join(["isoplug", "replay", str(path)]) if is_kept else None
     if as_json:
         print_json(report)
     else:

@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isoplug.shared.errors import GuestTrap, ResourceLimitExceeded, WorkerCrashed
 from isoplug.shared.limits import clip
@@ -46,6 +46,12 @@ _TEXT_BYTES = 16 * 1024
 #: Escapes may take six times the bytes of a text.
 _MAX_FILE_BYTES = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{12}\.json")
+#: So a file that somebody else wrote can say neither when nor how often so that it cannot be shown: until the year 9000.
+_LATEST = 2.2e11
+_MOST = 10**15
+
+_Time = Annotated[float, Field(ge=-_LATEST / 10, le=_LATEST)]
+_Count = Annotated[int, Field(ge=0, le=_MOST)]
 
 
 class _Part(BaseModel):
@@ -56,10 +62,10 @@ class Occurrence(_Part):
     """One crash. ``at`` is Unix time; ``recording`` names the file of its recording, when calls were
     recorded."""
 
-    at: float
+    at: _Time
     doing: str
     outcome: str
-    recording: str | None
+    recording: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,240}$")] | None
 
 
 class CrashReport(_Part):
@@ -70,8 +76,8 @@ class CrashReport(_Part):
     signature: str
     plugin_id: str
     export: str
-    count: int
-    first_at: float
+    count: _Count
+    first_at: _Time
     occurrences: list[Occurrence]
     code: str
     message: str
@@ -81,9 +87,9 @@ class CrashReport(_Part):
     pid: int | None
     calls_served: int | None
     effects: list[str]
-    effect_count: int
-    host_calls: list[list[str]]
-    log: list[list[str]]
+    effect_count: _Count
+    host_calls: list[Annotated[list[str], Field(min_length=4, max_length=4)]]
+    log: list[Annotated[list[str], Field(min_length=3, max_length=3)]]
 
     @property
     def latest(self) -> Occurrence:
@@ -153,7 +159,7 @@ class CrashLog:
             signature=self._text(kind.signature),
             plugin_id=self._text(crash.plugin_id),
             export=self._text(crash.export),
-            count=1 if before is None else before.count + 1,
+            count=1 if before is None else min(before.count + 1, _MOST),
             first_at=now if before is None else before.first_at,
             occurrences=[latest, *earlier],
             code=error.code,
