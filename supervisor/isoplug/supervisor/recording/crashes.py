@@ -46,7 +46,7 @@ _TEXT_BYTES = 16 * 1024
 #: Escapes may take six times the bytes of a text.
 _MAX_FILE_BYTES = 1 << 20
 _NAME = re.compile(r"[0-9a-f]{12}\.json")
-#: So a file that somebody else wrote can say neither when nor how often so that it cannot be shown: until the year 9000.
+#: Of a file that somebody else wrote: what can be shown as a date (until the year 8900), and as a number.
 _LATEST = 2.2e11
 _MOST = 10**15
 
