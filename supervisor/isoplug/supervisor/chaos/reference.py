@@ -166,7 +166,9 @@ class _Judge:
             if (is_told or done.step in self._failed) and done.step not in self._skipped:
                 resources = self._changed(reference, done)
             if is_told or done.step in self._failed:
-                resources |= {memory(plugin_id) for plugin_id in done.plugins - done.lost_workers}
+                # Of several attempts, one may have lost the worker, and another one told the next.
+                lost = frozenset[str]() if is_told and done.attempts > 1 else done.lost_workers
+                resources |= {memory(plugin_id) for plugin_id in done.plugins - lost}
             sources[done.step] = resources
         return sources
 
