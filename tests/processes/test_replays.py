@@ -30,7 +30,8 @@ from isoplug.supervisor import (
 from isoplug.supervisor.calls import Delivery, Proceed
 from isoplug.supervisor.chaos import Injector, Plan, Rule
 from isoplug.supervisor.chaos.faults import fault_named
-from isoplug.supervisor.recording import MODULES, HostCall, Recording, Unanswered, decode, encode
+from isoplug.supervisor.config import Limits
+from isoplug.supervisor.recording import MODULES, End, Ending, HostCall, Recording, Unanswered, decode, encode
 from isoplug.supervisor.replaying import Verdict, read_recording
 
 PROBE = "test.probe"
@@ -488,6 +489,12 @@ def test_a_recording_may_not_ask_for_more_than_this_host_allows(supervisor: Supe
     greedy = rewritten(path, limits=json.dumps({**limits, "process_memory": 1 << 40}))
     with pytest.raises(InvalidArgument, match=r"limits\.process_memory = 1099511627776, here 536870912 is allowed"):
         replay(greedy)
+    with pytest.raises(InvalidArgument, match=r"limits\.wasm_module"):
+        replay(rewritten(path, limits=json.dumps({**limits, "wasm_module": 1 << 30})))
+    bounded = Config(limits=Limits(cpu_per_call=10.0))
+    with pytest.raises(InvalidArgument, match=r"limits\.cpu_per_call = inf, here 10\.0 is allowed"):
+        replay(path, config=bounded)
+    assert replay(rewritten(path, limits=json.dumps({**limits, "cpu_per_call": 9.0})), config=bounded).is_same
     for nonsense in ("", "{", '{"frame": "much"}', '{"unknown": 1}'):
         with pytest.raises(InvalidArgument, match="make no sense"):
             replay(rewritten(path, limits=nonsense))
@@ -501,6 +508,27 @@ def test_an_input_that_is_larger_than_its_own_limits_is_refused(supervisor: Supe
     large = rewritten(path, limits=limits, call=replace(recording.call, data=bytes(100_000)))
     with pytest.raises(ResourceLimitExceeded):
         replay(large, config=Config.model_validate({"limits": {"frame": 65536}}))
+
+
+def test_what_a_recording_says_is_cut_short_in_messages(supervisor: Supervisor, recordings: Recordings) -> None:
+    supervisor.command(PROBE, "echo", 1)
+    (path,) = recordings()
+    call = read_recording(path).call
+    for ending in (Ending(End.REFUSED, text="x" * 100_000), Ending(End.DIED, cause="x" * 100_000)):
+        assert len(str(replay(rewritten(path, call=replace(call, ending=ending))))) < 10_000
+
+
+def test_of_a_call_with_too_many_secrets_for_its_length_only_the_end_is_kept(
+    supervisor: Supervisor, workspace: Workspace, recordings: Recordings
+) -> None:
+    workspace.grant(plugin_storage=["all"])
+    calls = [ask("host_secret_set", {"key": f"k{n}", "value": f"{SECRET} {n}"}) for n in range(200)]
+    supervisor.command(PROBE, "host_then", {"calls": calls, "then": "echo", "padding": "x" * (3 << 20)})
+    (path,) = recordings()
+    assert path.stat().st_size < 10_000
+    assert SECRET.encode() not in path.read_bytes()
+    with pytest.raises(InvalidArgument, match="too long to look for so many secrets"):
+        replay(path)
 
 
 def test_times_that_make_no_sense_do_no_harm(supervisor: Supervisor, recordings: Recordings) -> None:

@@ -8,6 +8,7 @@ down as any plugin, under limits that this host allows.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from isoplug.shared.errors import InvalidArgument, PluginError
+from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, Returned
 from isoplug.supervisor.assembly import OwnServices, build_launcher, build_services, module_folder, runtime_folder
 from isoplug.supervisor.calls import CallRunner, Delivery, Frame, Proceed
@@ -55,7 +57,9 @@ _LEAST_PATIENCE_SECONDS = 1.0
 #: Of a request, in a message.
 _SHOWN_BYTES = 300
 #: Bounds that a recording may not raise, since its file may be anybody's.
-_BOUNDED = ("wasm_memory", "process_memory", "open_files", "processes", "output", "frame")
+_BOUNDED = ("wasm_memory", "process_memory", "open_files", "processes", "output", "frame", "wasm_module")
+#: The same; here 0 is no bound.
+_BOUNDED_UNLESS_0 = ("cpu_per_call", "cpu_total")
 
 
 class Verdict(StrEnum):
@@ -85,7 +89,7 @@ class Asked:
         begin = max(0, place - _SHOWN_BYTES // 2)
         shown = self.request[begin : begin + _SHOWN_BYTES].decode("utf-8", "replace")
         before, after = "…" if begin else "", "…" if begin + _SHOWN_BYTES < len(self.request) else ""
-        return f"{self.function} {before}{shown}{after}".rstrip()
+        return f"{clip(self.function, _SHOWN_BYTES)} {before}{shown}{after}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -353,8 +357,10 @@ def _limits_of(recording: Recording, config: Config) -> Limits:
     except ValidationError as error:
         raise InvalidArgument(f"the limits in the recording make no sense ({error.error_count()} errors)") from error
     allowed = config.of_plugin(recording.plugin_id).limits
-    for name in _BOUNDED:
+    for name in (*_BOUNDED, *_BOUNDED_UNLESS_0):
         wanted, most = getattr(limits, name), getattr(allowed, name)
+        if name in _BOUNDED_UNLESS_0:
+            wanted, most = (bound or math.inf for bound in (wanted, most))
         if wanted > most:
             raise InvalidArgument(
                 f"it was recorded with limits.{name} = {wanted}, here {most} is allowed; give the configuration of "

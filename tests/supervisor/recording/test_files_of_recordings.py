@@ -31,7 +31,7 @@ steps = st.builds(Step, texts, blobs, st.lists(calls, max_size=3).map(tuple), en
 recordings = st.builds(
     Recording,
     plugin_id=texts,
-    sha256=texts,
+    sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
     at=st.floats(allow_nan=False),
     served=st.integers(0, 2**40),
     patience_seconds=st.floats(allow_nan=False),
@@ -69,11 +69,11 @@ def test_a_file_that_was_cut_or_changed_is_unreadable(recording: Recording, data
 
 
 def file_of(*entries: Any) -> bytes:
-    body = b"".join(msgpack.packb(entry) for entry in entries)
+    body = b"".join(msgpack.packb(entry, unicode_errors="surrogatepass") for entry in entries)
     return body + msgpack.packb(("check", zlib.crc32(body)))
 
 
-HEAD = ("isoplug recording", 1, "a.b", "", 1.0, 0, 1.0, "{}", "0", "")
+HEAD = ("isoplug recording", 1, "a.b", "0f" * 32, 1.0, 0, 1.0, "{}", "0", "")
 END = ("end", "returned", b"", "", "")
 
 
@@ -89,6 +89,10 @@ END = ("end", "returned", b"", "", "")
         (file_of(HEAD, ("step", "a", b""), ("end", "vanished", b"", "", "")), "vanished"),
         (file_of(HEAD, ("step", "a", b""), ("host", "f", b"", b"", "perhaps", ""), END), "perhaps"),
         (file_of(HEAD, ("step", "a", b""), END) + msgpack.packb(END), "not in order"),
+        (file_of((*HEAD[:3], "../" * 21 + "x", *HEAD[4:]), ("step", "a", b""), END), "which module"),
+        (file_of((*HEAD[:2], "a" * 5000, *HEAD[3:]), ("step", "a", b""), END), "5000 bytes"),
+        (file_of((*HEAD[:9], "a" * 5000), ("step", "a", b""), END), "5000 bytes"),
+        (file_of(HEAD, ("step", "a\ud800", b""), END), "not Unicode"),
         (file_of([[["a"]]]), "nested"),
         (file_of({"a": 1}), "max_map_len"),
         (file_of(["a"] * 100), "max_array_len"),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoplug.supervisor.recording.redaction import REDACTED, KnownSecrets, redacted_request
+from isoplug.supervisor.recording.redaction import REDACTED, KnownSecrets, TooMuchToScrub, redacted_request
 from isoplug.supervisor.recording.tape import End, Ending, HostCall, Step
 
 SECRET = 'tops3cret-"quoted"-ünd-more'
@@ -93,7 +93,7 @@ def test_a_known_secret_is_left_out_of_every_part_of_a_step() -> None:
     known.learn(SECRET)
     raw, escaped = SECRET.encode(), json.dumps({"a": SECRET}).encode()
     calls = (HostCall("host_log", escaped, raw, text=SECRET),)
-    step = known.scrub_step(Step("echo", escaped, calls, Ending(End.REFUSED, raw, SECRET)))
+    (step,) = known.scrub_steps([Step("echo", escaped, calls, Ending(End.REFUSED, raw, SECRET, f"trap {SECRET}"))])
     for part in (SECRET, json.dumps(SECRET)[1:-1]):
         assert part not in repr(step)
         assert repr(part.encode())[2:-1] not in repr(step)
@@ -109,6 +109,31 @@ def test_many_secrets_do_not_take_memory_without_bound() -> None:
 
 
 urls = st.text("abkey:/?#[]@&=%. \u2100", max_size=20).map("http://".__add__)
+
+
+def test_secrets_that_stand_in_placeholders_do_not_let_a_text_grow_without_bound() -> None:
+    known = KnownSecrets()
+    placeholder = known.learn("AAAAAAAA")
+    for size in range(8, len(placeholder)):
+        for place in range(len(placeholder) - size):
+            known.learn(placeholder[place : place + size])
+    with pytest.raises(TooMuchToScrub):
+        known.scrub(b"A" * 8_000)
+
+
+def test_many_secrets_are_not_looked_for_in_much_data() -> None:
+    known = KnownSecrets()
+    for number in range(200):
+        known.learn(f"secret number {number}")
+    calls = tuple(HostCall("host_log", b"", b"") for _ in range(100_000))
+    for step in (
+        Step("echo", bytes(8 << 20), (), Ending(End.RETURNED)),
+        Step("echo", b"", calls, Ending(End.RETURNED)),
+    ):
+        with pytest.raises(TooMuchToScrub):
+            known.scrub_steps([step])
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10) | urls,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

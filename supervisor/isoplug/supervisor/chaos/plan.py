@@ -181,8 +181,8 @@ class Plan:
 def mixed_plan(names: tuple[str, ...] = (), seed: int = 0, share: float = 0.3) -> Plan:
     """These faults, with one probability each: together ``share`` of what they can strike, calls and host calls alike.
     None named: all but those that may end other callers' calls as well (``Fault.is_global``), since which ones they
-    do is not the same when the run is repeated. A fault that has kinds (``moment = "before" | "delivery" | "reply"``) gets a rule for each,
-    and these divide its part.
+    do is not the same when the run is repeated. A fault that has kinds (``moment = "before" | "delivery" | "reply"``)
+    gets a rule for each, and these divide its part.
 
     Raises InvalidArgument for a name that there is not.
     """

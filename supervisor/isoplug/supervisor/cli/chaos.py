@@ -93,7 +93,9 @@ def _duration(_context: click.Context, _option: click.Parameter, text: str | Non
 @click.option("--plugins", type=click.Path(path_type=Path), metavar="DIR", help="Folder with a folder per plugin.")
 @click.option("--workspace", type=click.Path(path_type=Path), metavar="DIR", help="Folder whose copy plugins see.")
 @click.option("--plan", type=click.Path(path_type=Path), metavar="FILE", help="Which faults strike where (TOML).")
-@click.option("--faults", metavar="NAMES", help="These faults, by chance: kill,stop. Default: all that harm no other call.")
+@click.option(
+    "--faults", metavar="NAMES", help="These faults, by chance: kill,stop. Default: all that harm no other call."
+)
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The same seed, the same faults.")
 @click.option("--duration", metavar="TIME", callback=_duration, help="How long, such as 30s (the default) or 10m.")
 @click.option("--calls", type=click.IntRange(min=1), metavar="N", help="How many calls, instead of how long.")

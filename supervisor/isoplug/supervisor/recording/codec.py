@@ -12,6 +12,7 @@ own size, and nothing of it is executed.
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import Any
@@ -32,6 +33,9 @@ _MAGIC = "isoplug recording"
 _VERSION = 1
 _LONGEST = 16
 _REASON_BYTES = 200
+#: Of an id, an export, a version: they stand in messages and names of files.
+_NAME_BYTES = 4096
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 #: Of a host call in memory and in the file, beside its contents; this also bounds how many there can be.
 _ENTRY_BYTES = 64
 _MAX_ENTRIES = MAX_RECORDED_BYTES // _ENTRY_BYTES + 1_000
@@ -90,6 +94,9 @@ def decode(data: bytes) -> Recording:
     version, plugin_id, sha256, at, served, patience_seconds, limits, isoplug_version, gap = head
     if version != _VERSION:
         raise Unreadable(f"it has version {version} of the format, this isoplug reads version {_VERSION}")
+    _require_names(plugin_id, isoplug_version, gap)
+    if not _SHA256.fullmatch(sha256):
+        raise Unreadable("it does not say of which module it is")
     *start, call = _steps(entries)
     return Recording(plugin_id, sha256, at, served, patience_seconds, limits, isoplug_version, tuple(start), call, gap)
 
@@ -107,7 +114,18 @@ def _steps(entries: Iterator[list[Any]]) -> list[Step]:
     raise Unreadable("its parts are not in order, or its end is missing")
 
 
+def _require_names(*names: str) -> None:
+    for name in names:
+        try:
+            size = len(name.encode())
+        except UnicodeEncodeError as error:
+            raise Unreadable("a name in it is not Unicode") from error
+        if size > _NAME_BYTES:
+            raise Unreadable(f"a name in it has {size} bytes, {_NAME_BYTES} are allowed")
+
+
 def _step(export: str, data: bytes, entries: Iterator[list[Any]]) -> Step:
+    _require_names(export)
     calls: list[HostCall] = []
     for tag, *fields in entries:
         try:

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from weakref import WeakKeyDictionary
@@ -21,8 +21,8 @@ from isoplug.supervisor.pool import Worker
 from isoplug.supervisor.pool.budget import Exceeded
 from isoplug.supervisor.pool.link import Breach, Gone, Silence
 from isoplug.supervisor.pool.worker import Origin
-from isoplug.supervisor.recording.codec import MAX_RECORDED_BYTES, encode, size_of
-from isoplug.supervisor.recording.redaction import KnownSecrets
+from isoplug.supervisor.recording.codec import MAX_FILE_BYTES, MAX_RECORDED_BYTES, encode, size_of
+from isoplug.supervisor.recording.redaction import REDACTED, KnownSecrets, TooMuchToScrub
 from isoplug.supervisor.recording.ring import Ring
 from isoplug.supervisor.recording.tape import Ending, HostCall, Recording, Step, Unanswered
 
@@ -149,7 +149,10 @@ class Recorder:
 
     def scrub(self, text: str) -> str:
         """Without the secrets that recording has come across."""
-        return self._secrets.scrub_text(text)
+        try:
+            return self._secrets.scrub_text(text)
+        except TooMuchToScrub:
+            return REDACTED
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -168,9 +171,14 @@ class Recorder:
         patience_seconds: float,
     ) -> None:
         try:
+            steps = (*(() if life.is_cut else life.steps), call)
             gap = f"it and its host calls take more than {self._room_bytes} bytes" if is_cut else ""
             if life.is_cut:
                 gap = f"its start takes more than {self._room_bytes} bytes"
+            try:
+                *start, call = self._secrets.scrub_steps(steps)
+            except TooMuchToScrub:
+                start, call, gap = [], self._bare(steps[-1]), "it is too long to look for so many secrets in it"
             origin = delivery.worker.origin
             recording = Recording(
                 plugin_id=delivery.plugin_id,
@@ -180,11 +188,16 @@ class Recorder:
                 patience_seconds=patience_seconds,
                 limits=origin.limits.model_dump_json(),
                 isoplug_version=_version(),
-                start=() if life.is_cut else tuple(self._secrets.scrub_step(step) for step in life.steps),
-                call=self._secrets.scrub_step(call),
+                start=tuple(start),
+                call=call,
                 gap=gap,
             )
-            path = self._ring.add(recording, encode(recording), origin.read)
+            data = encode(recording)
+            if len(data) > MAX_FILE_BYTES:
+                gap = f"without secrets it takes more than {MAX_FILE_BYTES} bytes"
+                recording = replace(recording, start=(), call=self._bare(call), gap=gap)
+                data = encode(recording)
+            path = self._ring.add(recording, data, origin.read)
             life.crash = path if call.ending.is_crash else None
         except (OSError, PluginError) as error:  # PluginError: the module is closed, or its private copy damaged
             self._miss(error)
@@ -192,6 +205,10 @@ class Recorder:
             _log.exception("recording.failed", plugin=delivery.plugin_id)
         else:
             self._resume()
+
+    def _bare(self, step: Step) -> Step:
+        """Its export, and how it ended."""
+        return Step(step.export, b"", (), Ending(step.ending.kind, cause=self.scrub(step.ending.cause)))
 
     def _digest_of(self, origin: Origin) -> str:
         with self._lock:

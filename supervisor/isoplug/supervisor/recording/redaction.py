@@ -13,14 +13,14 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from isoplug.supervisor.host.registry import to_json
 from isoplug.supervisor.recording.tape import Ending, HostCall, Step
 
-__all__ = ["REDACTED", "KnownSecrets", "redacted_request"]
+__all__ = ["REDACTED", "KnownSecrets", "TooMuchToScrub", "redacted_request"]
 
 #: Where what stood there does not matter to the guest.
 REDACTED = "isoplug-redacted"
@@ -29,10 +29,20 @@ REDACTED = "isoplug-redacted"
 _LEAST_CHARACTERS = 8
 #: The latest ones; a plugin decides how many there are.
 _MOST_KNOWN = 256
+#: Bytes to be looked through, times secrets to be looked for: about a second. A plugin decides on both.
+_MOST_WORK = 1 << 29
+#: Of a step, beside its contents.
+_PART_BYTES = 64
+#: A placeholder may be longer than a short secret, and have another secret in it, if a plugin wants that.
+_MOST_GROWTH, _LEAST_GROWN_BYTES = 2, 256
 _CREDENTIAL = re.compile(
     r"authorization|cookie|token|secret|passw|credential|signature|session|api[-_]?key|access[-_]?key|^key$|^sig$|^auth$",
     re.IGNORECASE,
 )
+
+
+class TooMuchToScrub(Exception):
+    """To look for all secrets would take too long, or leave too much."""
 
 
 class KnownSecrets:
@@ -60,18 +70,28 @@ class KnownSecrets:
             return placeholder
 
     def scrub(self, data: bytes) -> bytes:
-        """With the placeholders of all that is known."""
-        for needle, placeholder in self._needles:
+        """With the placeholders of all that is known. Raises TooMuchToScrub."""
+        needles, most_bytes = self._needles, max(_LEAST_GROWN_BYTES, len(data) * _MOST_GROWTH)
+        _require_little_work(len(data), needles)
+        for needle, placeholder in needles:
             if needle in data:
                 data = data.replace(needle, placeholder)
+                if len(data) > most_bytes:
+                    raise TooMuchToScrub
         return data
 
     def scrub_text(self, text: str) -> str:
+        """As ``scrub``."""
         if not self._needles:
             return text
         return self.scrub(text.encode("utf-8", "surrogatepass")).decode("utf-8", "surrogatepass")
 
-    def scrub_step(self, step: Step) -> Step:
+    def scrub_steps(self, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """Raises TooMuchToScrub."""
+        _require_little_work(sum(map(_bytes_of, steps)), self._needles)
+        return tuple(map(self._scrub_step, steps))
+
+    def _scrub_step(self, step: Step) -> Step:
         if not self._needles:
             return step
         calls = (
@@ -85,7 +105,9 @@ class KnownSecrets:
             for call in step.host_calls
         )
         ending = step.ending
-        scrubbed = Ending(ending.kind, self.scrub(ending.output), self.scrub_text(ending.text), ending.cause)
+        scrubbed = Ending(
+            ending.kind, self.scrub(ending.output), self.scrub_text(ending.text), self.scrub_text(ending.cause)
+        )
         return Step(step.export, self.scrub(step.data), tuple(calls), scrubbed)
 
     def note(self, function: str, request: bytes, answer: bytes) -> tuple[bytes, bytes]:
@@ -117,6 +139,16 @@ def _needles(placeholders: dict[str, str]) -> tuple[tuple[bytes, bytes], ...]:
         for text in (value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]):
             found[text.encode("utf-8", "surrogatepass")] = placeholder.encode()
     return tuple(sorted(found.items(), key=lambda pair: -len(pair[0])))
+
+
+def _require_little_work(size: int, needles: tuple[tuple[bytes, bytes], ...]) -> None:
+    if size * len(needles) > _MOST_WORK:
+        raise TooMuchToScrub
+
+
+def _bytes_of(step: Step) -> int:
+    calls = sum(_PART_BYTES + len(call.request) + len(call.answer) + len(call.text) for call in step.host_calls)
+    return _PART_BYTES + len(step.data) + len(step.ending.output) + len(step.ending.text) + calls
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

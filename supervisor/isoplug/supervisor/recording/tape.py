@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from isoplug.shared.errors import CrashReason, GuestTrap, PluginError, ResourceLimitExceeded, WorkerCrashed
+from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.supervisor.host import GuestAbort
 from isoplug.supervisor.pool import Worker
@@ -14,6 +15,9 @@ from isoplug.supervisor.pool.link import Breach, Gone, Silence
 from isoplug.supervisor.recording.signature import cause_of
 
 __all__ = ["End", "Ending", "HostCall", "Recording", "Step", "Unanswered"]
+
+#: Of what a guest said, in a message; the file of a recording may have more.
+_SHOWN_BYTES = 4096
 
 
 class End(StrEnum):
@@ -53,14 +57,15 @@ class Ending:
         return self == other
 
     def __str__(self) -> str:
+        text, cause = clip(self.text, _SHOWN_BYTES), clip(self.cause, _SHOWN_BYTES)
         match self.kind:
             case End.RETURNED:
                 return f"it returned {len(self.output)} bytes"
             case End.MISSING:
                 return "the module exports no such function"
             case End.REFUSED:
-                return f"it reported an error: {self.text}"
-        return f"it crashed: {self.cause}"
+                return f"it reported an error: {text}"
+        return f"it crashed: {cause}"
 
     @classmethod
     def of(cls, outcome: Returned | Failed) -> Ending:
@@ -148,4 +153,4 @@ class Recording:
     @property
     def signature(self) -> str:
         """Of the crash that it ended with; the same as that of the crash's report."""
-        return f"{self.plugin_id} {self.call.export}: {self.call.ending.cause}"
+        return f"{self.plugin_id} {self.call.export}: {clip(self.call.ending.cause, _SHOWN_BYTES)}"
