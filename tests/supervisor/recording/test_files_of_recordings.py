@@ -96,7 +96,6 @@ END = ("end", "returned", b"", "", "")
         (file_of([[["a"]]]), "nested"),
         (file_of({"a": 1}), "max_map_len"),
         (file_of(["a"] * 100), "max_array_len"),
-        (b"\x91" * 10_000_000, "StackError"),
         (b"\xdd\xff\xff\xff\xff", "max_array_len"),
         (b"\xc6\xff\xff\xff\xff", "cut off"),
     ],
