@@ -27,6 +27,7 @@ from isoplug.supervisor.chaos import (
     ServiceFails,
     Settings,
     Step,
+    Trap,
     run,
     shrink,
 )
@@ -130,6 +131,57 @@ def test_what_cannot_be_run_says_why(settings: Settings, tmp_path: Path) -> None
         run(replace(settings, plugins=tmp_path / "empty", operations=()))
     with pytest.raises(InvalidArgument, match="callers"):
         replace(settings, callers=0)
+
+
+def test_a_plugin_that_is_not_there_is_refused_with_those_that_are(settings: Settings, plugins: PluginFolder) -> None:
+    (plugins.path / "broken").mkdir()
+    (plugins.path / "broken" / "plugin.wasm").write_bytes(b"no module")
+    with pytest.raises(SetupError, match=r"test.c:echo: there is no such plugin; there are: test.a, test.b; broken: "):
+        run(replace(settings, operations=(Operation("command", "test.c", "echo"),)))
+
+
+def test_a_plugin_that_could_not_be_loaded_is_named_with_the_reason(settings: Settings, plugins: PluginFolder) -> None:
+    (plugins.path / "broken").mkdir()
+    (plugins.path / "broken" / "plugin.wasm").write_bytes(b"no module")
+    report = run(replace(settings, calls=2))
+
+    ((name, error),) = report.not_loaded
+    assert name == "broken"
+    assert error.startswith(f"{plugins.path}/broken/plugin.wasm is not a WebAssembly module")
+
+
+def test_what_fails_without_faults_as_well_is_named(settings: Settings) -> None:
+    operations = (Operation("command", "test.a", "echo", 1), Operation("command", "test.a", "misspelt"))
+    report = run(replace(settings, operations=operations, plan=Plan(), callers=1, calls=12))
+
+    assert {entry.what for entry in report.calls} == {"test.a:echo", "test.a:misspelt"}
+    assert report.always_failing == (("test.a:misspelt", "CommandNotFound"),)
+
+
+def test_a_promise_that_there_was_no_occasion_to_look_at_is_not_called_kept(settings: Settings) -> None:
+    report = run(replace(settings, calls=4))
+
+    assert {one.name for one in report.promises if not one.is_checked} == {"events", "memory"}
+    assert {one.name: one.note for one in report.promises}["events"] == "none were sent"
+
+
+def test_callers_that_share_a_plugin_are_told_what_is_not_compared_then(settings: Settings) -> None:
+    def note(callers: int) -> str:
+        report = run(replace(settings, operations=(Operation("command", "test.a", "count"),), plan=Plan(),
+                             callers=callers, calls=30))  # fmt: skip
+        assert not report.broken, report.broken
+        return next(one.note for one in report.promises if one.name == "same-answers")
+
+    assert "several callers used the same plugin" in note(2)
+    assert note(1) == ""
+
+
+def test_a_fault_after_which_nobody_called_has_no_recovery_time(settings: Settings) -> None:
+    plan = Plan((Rule(Trap()),), seed=1)
+    report = run(replace(settings, operations=(write("test.a"),), plan=plan, callers=1, calls=1))
+
+    assert report.faults[0].injected == 1
+    assert report.faults[0].recovery_seconds == ()
 
 
 def test_a_host_that_raises_what_is_no_plugin_error_breaks_its_promise(settings: Settings) -> None:

@@ -85,6 +85,9 @@ def test_every_fault_is_listed_with_what_it_imitates(tmp_path: Path) -> None:
         (["--plugins", "plugins", "--plan", "nowhere.toml"], "cannot read the fault plan nowhere.toml"),
         (["--plugins", "plugins", "--duration", "10"], "--duration: "),
         (["--plugins", "plugins", "--duration", "1s", "--calls", "5"], "--duration TIME or --calls N, not both"),
+        (["--plugins", "plugins", "--faults", ""], "--faults names none: give names, such as kill,oom"),
+        (["--plugins", "plugins", "--timeout", "1ms"], "--timeout: give 100ms or more, not 1ms"),
+        (["--plugins", "plugins", "--command", "test.prob:echo"], "there is no such plugin; there are: test.probe"),
         (["--plugins", "plugins", "--command", "echo"], "'echo' is no operation"),
         (["--plugins", "plugins", "--report", "nowhere/out.html"], "--report: nowhere is not a folder"),
         (["--plugins", "plugins", "--report", "plugins"], "--report: plugins is a folder; name a file"),
@@ -131,6 +134,25 @@ def test_the_command_that_it_prints_repeats_the_run(folder: Path) -> None:
     assert [[one[key] for key in places] for one in again["injections"]] == [
         [one[key] for key in places] for one in first["injections"]
     ]
+
+
+def test_a_run_without_faults_is_no_test_and_says_so(folder: Path) -> None:
+    (folder / "none.toml").touch()
+    out, _ = run(folder, "--plan", "none.toml", "--calls", "4", "--report", "out.html", "--command", "test.probe:nix")
+    assert "No fault struck: this run has tested nothing." in out
+    assert "Failed without faults as well: test.probe:nix (CommandNotFound)." in out
+    assert "- events: no event is lost" in out
+    page = (folder / "out.html").read_text("utf-8")
+    assert "isoplug chaos: no fault struck" in page
+    assert "Failed without faults as well: " in page
+
+
+def test_calls_that_hang_end_at_the_timeout_which_the_repeating_command_has_too(folder: Path) -> None:
+    spin = ("--command", "test.probe:spin", "--faults", "kill", "--callers", "1", "--seed", "1")
+    out, err = run(folder, "--timeout", "200ms", "--duration", "100ms", *spin)
+    assert "test.probe:spin (CallTimeout)" in out
+    assert "not 0.1 s: what has begun is finished" in err
+    assert "--callers 1 --timeout 200ms --command test.probe:spin" in out
 
 
 def test_the_page_is_written_where_it_is_wanted(folder: Path) -> None:

@@ -26,7 +26,8 @@ def to_json(report: Report) -> dict[str, Any]:
       and ``injected``, the faults;
     - ``faults``: for each ``name``, ``injected`` and how the calls that it struck ended, as in ``totals``;
       ``recovery_seconds`` has ``p50``, ``p99`` and ``max``, or is null when nothing had to recover;
-    - ``promises``: ``name``, ``means``, ``holds``, ``note``, and ``broken``: null, or ``text`` and ``step`` (or null);
+    - ``promises``: ``name``, ``means``, ``holds``, ``note``, ``broken`` (null, or ``text`` and ``step``, or null), and
+      ``checked``, false when the run had no occasion to look;
     - ``calls``: ``step``, ``plugin`` ("" for events), ``what``, ``ending``, ``error`` (a type, or ""), ``faults``,
       ``attempts``, ``began_seconds``, ``took_seconds``;
     - ``injections``: ``step``, ``delivery``, ``host_call`` (0: the delivery itself), ``fault``, ``parameters``,
@@ -34,7 +35,9 @@ def to_json(report: Report) -> dict[str, Any]:
     - ``restarts``: ``plugin``, ``at_seconds``;
     - ``plan``, and ``smallest``, the smallest plan that breaks the first broken promise, or null: ``toml`` is what
       ``--plan`` reads; ``smallest_calls``, how many calls that takes, or null;
-    - ``never_struck``: names of faults that are in the plan, and did not strike.
+    - ``never_struck``: names of faults that are in the plan, and did not strike;
+    - ``always_failing``: ``what``, and the ``error`` that it ended in whether a fault struck or not;
+    - ``not_loaded``: ``plugin``, and the ``error`` for which it could not be loaded.
 
     A step is ``round``, ``caller``, ``number``. Seconds count from the beginning of the run. Two runs of the same plan,
     seed and load differ only in keys that end in ``seconds``, and in ``restarts``.
@@ -61,6 +64,8 @@ def to_json(report: Report) -> dict[str, Any]:
         "smallest": None if report.smallest is None else _plan(report.smallest),
         "smallest_calls": report.smallest_calls,
         "never_struck": list(report.idle_faults),
+        "always_failing": [{"what": what, "error": error} for what, error in report.always_failing],
+        "not_loaded": [{"plugin": name, "error": error} for name, error in report.not_loaded],
     }
 
 
@@ -85,6 +90,7 @@ def _promise(promise: Promise) -> dict[str, Any]:
         "holds": broken is None,
         "broken": None if broken is None else {"text": broken.text, "step": broken.step and _step(broken.step)},
         "note": promise.note,
+        "checked": promise.is_checked,
     }
 
 

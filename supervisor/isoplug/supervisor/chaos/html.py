@@ -48,6 +48,8 @@ def to_html(report: Report) -> str:
 
 def _verdict(report: Report) -> str:
     count = len(report.broken)
+    if not count and not report.injections:
+        return "no fault struck"
     if not count:
         return "every promise held"
     return f"{count} promise{'s' if count > 1 else ''} broke"
@@ -58,6 +60,7 @@ def _body(report: Report, title: str) -> Iterator[Element]:
     yield _facts(report)
     yield element("p", "The same faults again, against the same calls:")
     yield element("pre", report.repeat, class_="command")
+    yield from _untested(report)
     for promise in report.broken:
         yield _counter_example(promise)
     if report.smallest is not None:
@@ -89,6 +92,14 @@ def _facts(report: Report) -> Element:
     return element("ul", *items, class_="facts")
 
 
+def _untested(report: Report) -> Iterator[Element]:
+    for name, error in report.not_loaded:
+        yield element("p", element("b", "Not loaded, and so not tested: "), _clipped(f"{name}: {error}", _MAX_TEXT))
+    if report.always_failing:
+        listed = ", ".join(f"{what} ({error})" for what, error in report.always_failing)
+        yield element("p", element("b", "Failed without faults as well: "), _clipped(listed, _MAX_TEXT))
+
+
 def _counter_example(promise: Promise) -> Element:
     return element(
         "div",
@@ -105,9 +116,10 @@ def _promises(promises: Iterable[Promise]) -> Iterator[Element]:
 
 def _promise(promise: Promise) -> Element:
     holds = promise.broken is None
+    mark, kind = ("✗", "cross") if not holds else ("✓", "tick") if promise.is_checked else ("-", "quiet")
     item = element(
         "li",
-        element("span", "✓" if holds else "✗", class_=f"mark {'tick' if holds else 'cross'}"),
+        element("span", mark, class_=f"mark {kind}"),
         element("b", promise.name),
         "" if holds else " (broken)",
         f": {promise.means}",

@@ -31,6 +31,7 @@ class Verdict:
     def __init__(self) -> None:
         self._broken: dict[str, Broken] = {}
         self._notes: dict[str, str] = {}
+        self._unchecked: set[str] = set()
 
     def breaks(self, name: str, text: str, step: Step | None = None) -> None:
         assert name in MEANINGS
@@ -39,7 +40,13 @@ class Verdict:
     def note(self, name: str, text: str) -> None:
         """What was not looked at, and why."""
         assert name in MEANINGS
-        self._notes[name] = text
+        self._notes[name] = "; ".join(filter(None, (self._notes.get(name), text)))
+
+    def leaves_open(self, name: str, why: str) -> None:
+        """Nothing of it was looked at. Where it was broken all the same, it was looked at."""
+        if name not in self._broken:
+            self.note(name, why)
+            self._unchecked.add(name)
 
     @property
     def is_broken(self) -> bool:
@@ -48,5 +55,6 @@ class Verdict:
     @property
     def promises(self) -> tuple[Promise, ...]:
         return tuple(
-            Promise(name, means, self._broken.get(name), self._notes.get(name, "")) for name, means in MEANINGS.items()
+            Promise(name, means, self._broken.get(name), self._notes.get(name, ""), name not in self._unchecked)
+            for name, means in MEANINGS.items()
         )

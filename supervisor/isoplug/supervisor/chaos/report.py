@@ -60,18 +60,19 @@ class Broken:
 @dataclass(frozen=True, slots=True)
 class Promise:
     """An invariant that was watched: it held, or ``broken`` says where it first did not. ``note`` says what was not
-    looked at, and why."""
+    looked at, and why; when that was all of it, it is not ``is_checked``, and nobody knows whether it holds."""
 
     name: str
     means: str
     broken: Broken | None = None
     note: str = ""
+    is_checked: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class FaultRow:
     """One fault of the run: how often it struck, and how the steps that it struck ended. Recovery is the time from a
-    strike to the next answer of the same plugin, in seconds; 0 where there was none."""
+    strike to the next answer of the same plugin, in seconds; a strike after which there was none has no time."""
 
     name: str
     injected: int
@@ -93,6 +94,7 @@ class Report:
 
     ``repeat`` is the command line, or the Python, that repeats it. ``smallest`` is the smallest plan that still breaks
     the first broken promise, when one broke and was shrunk, and ``smallest_calls`` how many calls of the load it takes.
+    ``not_loaded`` has, by plugin, why it could not be loaded: it was not tested.
     """
 
     plan: Plan
@@ -106,12 +108,24 @@ class Report:
     seconds: float = field(compare=False, default=0.0)
     smallest: Plan | None = None
     smallest_calls: int | None = None
+    not_loaded: tuple[tuple[str, str], ...] = ()
 
     @property
     def idle_faults(self) -> tuple[str, ...]:
         """Faults of the plan that never struck: nothing is known about them."""
         struck = {row.name for row in self.faults if row.injected}
         return tuple(sorted({rule.fault.name for rule in self.plan.rules} - struck))
+
+    @property
+    def always_failing(self) -> tuple[tuple[str, str], ...]:
+        """What was never answered with a value, and the error that it ended in without a fault as well, as a command
+        does that is not there, or needs parameters: little is known about it."""
+        errors: dict[str, str] = {}
+        for call in self.calls:
+            if call.error and call.ending is Ending.ANSWERED:
+                errors.setdefault(call.what, call.error)
+        well = {call.what for call in self.calls if not call.error}
+        return tuple(sorted((what, error) for what, error in errors.items() if what not in well))
 
     @property
     def broken(self) -> tuple[Promise, ...]:

@@ -17,6 +17,7 @@ from isoplug.shared.errors import InvalidArgument, SetupError
 from isoplug.supervisor.chaos.hosts import HostFactory, PlainHost
 from isoplug.supervisor.chaos.injector import Injection, Injector
 from isoplug.supervisor.chaos.load import Operation, Stage, cut, operations_of, stages_of
+from isoplug.supervisor.chaos.place import EVENTS
 from isoplug.supervisor.chaos.plan import Plan
 from isoplug.supervisor.chaos.promises import Verdict
 from isoplug.supervisor.chaos.reference import Judged
@@ -24,7 +25,7 @@ from isoplug.supervisor.chaos.report import CallEntry, Ending, FaultRow, Report,
 from isoplug.supervisor.chaos.rounds import Arena, Done, Lived
 from isoplug.supervisor.chaos.trial import Trial
 
-__all__ = ["Progress", "Settings", "load_of", "round_of", "run"]
+__all__ = ["Load", "Progress", "Settings", "load_of", "round_of", "run"]
 
 _PROGRESS_SECONDS: Final = 0.1
 #: Resident memory may move by this much: arenas of the allocator, SQLite's pages.
@@ -87,12 +88,42 @@ def run(
     """Put plugins, and a host, through the faults of a plan. ``on_progress`` is called a few times a second, from any
     thread. Raises SetupError for what cannot be run."""
     with Arena(settings.plugins, settings.workspace) as arena:
-        return _Run(settings, arena, make_host, load_of(settings, arena, make_host), on_progress).report()
+        load = load_of(settings, arena, make_host)
+        return _Run(settings, arena, make_host, load, on_progress).report()
 
 
-def load_of(settings: Settings, arena: Arena, make_host: HostFactory) -> tuple[Operation, ...]:
-    """The operations that were named, or else those that the plugins declare. Raises SetupError."""
-    return settings.operations or _declared(arena, make_host)
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What callers do: ``operations``; and, by plugin, why it is ``not_loaded``."""
+
+    operations: tuple[Operation, ...]
+    not_loaded: tuple[tuple[str, str], ...]
+
+
+def load_of(settings: Settings, arena: Arena, make_host: HostFactory) -> Load:
+    """The operations that were named, or else those that the plugins declare. Raises SetupError when there are none, or
+    when there is no such plugin."""
+    plugins, workspace, state = arena.fresh()
+    host = make_host(plugins, workspace, state, ())
+    try:
+        operations = settings.operations or operations_of(host.supervisor)
+        plugin_ids = sorted(host.supervisor.plugins)
+        errors = sorted(host.supervisor.load_errors.items())
+    finally:
+        host.close()
+    # The copy's place is another one in each run.
+    not_loaded = tuple((name, str(error).replace(str(plugins), str(settings.plugins))) for name, error in errors)
+    reasons = "".join(f"; {name}: {error}" for name, error in not_loaded)
+    if not operations:
+        raise SetupError(
+            f"the plugins declare no commands and receive no events, so there is nothing to call{reasons}; "
+            "name operations, such as --command PLUGIN:COMMAND"
+        )
+    for operation in operations:
+        if operation.kind == "command" and operation.plugin_id not in plugin_ids:
+            there = ", ".join(plugin_ids) or "none"
+            raise SetupError(f"{operation.text}: there is no such plugin; there are: {there}{reasons}")
+    return Load(operations, not_loaded)
 
 
 def round_of(settings: Settings, operations: Sequence[Operation], number: int, calls: int | None) -> list[Stage]:
@@ -107,10 +138,10 @@ class _Run:
         settings: Settings,
         arena: Arena,
         make_host: HostFactory,
-        operations: tuple[Operation, ...],
+        load: Load,
         on_progress: Callable[[Progress], None],
     ) -> None:
-        self._settings, self._operations, self._on_progress = settings, operations, on_progress
+        self._settings, self._load, self._on_progress = settings, load, on_progress
         self._trial = Trial(arena, make_host, settings.timeout_seconds, on_done=self._progressed)
         self._verdict = Verdict()
         self._began = self._trial.began
@@ -143,6 +174,7 @@ class _Run:
             repeat=f"--seed {self._settings.plan.seed} --calls {len(self._entries)}",
             restarts=tuple(self._restarts),
             seconds=time.monotonic() - self._began,
+            not_loaded=self._load.not_loaded,
         )
 
     # --- rounds ---------------------------------------------------------------------------------------------------
@@ -158,7 +190,9 @@ class _Run:
 
     def _round(self, number: int) -> None:
         settings, done = self._settings, len(self._entries)
-        stages = round_of(settings, self._operations, number, None if settings.calls is None else settings.calls - done)
+        stages = round_of(
+            settings, self._load.operations, number, None if settings.calls is None else settings.calls - done
+        )
         self._phase = "running"
         lived, judged = self._trial.round(
             number, stages, self._injector, self._verdict, is_over=self._is_time_over, on_lived=self._compare
@@ -222,30 +256,30 @@ class _Run:
                 f"{self._uncompared if is_known else 'some'} answers were not compared: they may depend on a call that "
                 "failed half-way, or of which a plugin was told by a fault",
             )
+        if _have_shared_plugins(self._entries):
+            self._verdict.note(
+                "same-answers",
+                "several callers used the same plugin: answers that depend on who came first were not compared; "
+                "--callers 1 compares them",
+            )
+        if not any(entry.step.caller == EVENTS for entry in self._entries):
+            self._verdict.leaves_open("events", "none were sent")
 
     def _check_memory(self) -> None:
         if len(self._memory) < _MEMORY_ROUNDS:
-            self._verdict.note("memory", f"only looked at from {_MEMORY_ROUNDS} rounds on")
+            self._verdict.leaves_open("memory", f"only looked at from {_MEMORY_ROUNDS} rounds on")
             return
         (early, kept_early), (late, kept_late) = self._memory[len(self._memory) // 4], self._memory[-1]
         if late - early > _FLAT_BYTES + kept_late - kept_early:
             self._verdict.breaks("memory", f"resident memory grew from {early >> 20} to {late >> 20} MiB")
 
 
-def _declared(arena: Arena, make_host: HostFactory) -> tuple[Operation, ...]:
-    plugins, workspace, state = arena.fresh()
-    host = make_host(plugins, workspace, state, ())
-    try:
-        operations = operations_of(host.supervisor)
-        reasons = "".join(f"; {name}: {error}" for name, error in sorted(host.supervisor.load_errors.items()))
-    finally:
-        host.close()
-    if not operations:
-        raise SetupError(
-            f"the plugins declare no commands and receive no events, so there is nothing to call{reasons}; "
-            "name operations, such as --command PLUGIN:COMMAND"
-        )
-    return operations
+def _have_shared_plugins(entries: Sequence[CallEntry]) -> bool:
+    callers: defaultdict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if entry.plugin_id:
+            callers[entry.plugin_id].add(entry.step.caller)
+    return any(len(names) > 1 for names in callers.values())
 
 
 def _rows(
@@ -257,7 +291,8 @@ def _rows(
     for injection in injections:
         times = ordered.get(injection.plugin_id, [])
         after = bisect_left(times, injection.at_seconds)
-        recovery[injection.fault.name].append(times[after] - injection.at_seconds if after < len(times) else 0.0)
+        if after < len(times):
+            recovery[injection.fault.name].append(times[after] - injection.at_seconds)
     endings: defaultdict[str, Counter[Ending]] = defaultdict(Counter)
     for entry in entries:
         for name in set(entry.faults):
@@ -265,12 +300,12 @@ def _rows(
     return tuple(
         FaultRow(
             name,
-            len(times),
+            count,
             endings[name][Ending.ANSWERED],
             endings[name][Ending.FAILED],
             endings[name][Ending.WRONG],
             endings[name][Ending.LATE],
-            tuple(times),
+            tuple(recovery[name]),
         )
-        for name, times in sorted(recovery.items())
+        for name, count in sorted(Counter(injection.fault.name for injection in injections).items())
     )

@@ -50,7 +50,7 @@ def shrink(
         return report
     with Arena(settings.plugins, settings.workspace) as arena:
         calls = sum(entry.step.round == _round(promise) for entry in report.calls)
-        stages = round_of(settings, load_of(settings, arena, make_host), _round(promise), calls)
+        stages = round_of(settings, load_of(settings, arena, make_host).operations, _round(promise), calls)
         trial = Trial(arena, make_host, settings.timeout_seconds, keeps_references=True)
         return _Shrinking(report, promise, trial, stages, on_progress).shrunk()
 

@@ -25,6 +25,10 @@ __all__ = ["chaos"]
 
 #: Of seeds that nobody chose: short enough to be told on the telephone.
 _SEEDS = 1_000_000
+#: Less than it takes to start a worker again on a slow machine; also, the repeat command says it in milliseconds.
+_LEAST_TIMEOUT_SECONDS = 0.1
+#: A run that took so many times as long as was asked for says why.
+_MUCH_LONGER = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,7 @@ class _Choice:
     duration: float
     calls: int | None
     callers: int
+    timeout: float | None
     operations: tuple[str, ...]
     report: Path | None
 
@@ -47,7 +52,7 @@ class _Choice:
         from isoplug.supervisor.chaos.load import parse_operation
         from isoplug.supervisor.chaos.run import Settings
 
-        return Settings(
+        settings = Settings(
             plugins=self.plugins,
             workspace=self.workspace,
             plan=self._plan(),
@@ -56,6 +61,7 @@ class _Choice:
             duration_seconds=self.duration,
             calls=self.calls,
         )
+        return settings if self.timeout is None else replace(settings, timeout_seconds=self.timeout)
 
     def _plan(self) -> Plan:
         from isoplug.supervisor.chaos import Plan, mixed_plan
@@ -75,10 +81,11 @@ class _Choice:
         elif self.faults:
             words += ["--faults", self.faults]
         words += ["--seed", str(seed), "--calls", str(calls), "--callers", str(self.callers)]
+        words += ["--timeout", f"{round(self.timeout * 1000)}ms"] if self.timeout is not None else []
         return shlex.join([*words, *(word for text in self.operations for word in ("--command", text))])
 
 
-def _duration(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+def _duration(_context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     from isoplug.supervisor.config.values import parse_duration
 
     if text is None:
@@ -86,7 +93,14 @@ def _duration(_context: click.Context, _option: click.Parameter, text: str | Non
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise click.UsageError(f"--duration: {error}") from error
+        raise click.UsageError(f"--{option.name}: {error}") from error
+
+
+def _timeout(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    seconds = _duration(context, option, text)
+    if seconds is not None and seconds < _LEAST_TIMEOUT_SECONDS:
+        raise click.UsageError(f"--timeout: give {_LEAST_TIMEOUT_SECONDS * 1000:.0f}ms or more, not {text}")
+    return seconds
 
 
 @click.command()
@@ -98,6 +112,7 @@ def _duration(_context: click.Context, _option: click.Parameter, text: str | Non
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", help="The same seed, the same faults.")
 @click.option("--duration", metavar="TIME", callback=_duration, help="How long, such as 30s (the default) or 10m.")
+@click.option("--timeout", metavar="TIME", callback=_timeout, help="How long a call may take.  [default: 10s]")
 @click.option("--calls", type=click.IntRange(min=1), metavar="N", help="How many calls, instead of how long.")
 @click.option("--callers", type=click.IntRange(1, 64), default=4, show_default=True, help="Callers at the same time.")
 @click.option(
@@ -121,6 +136,7 @@ def chaos(
     duration: float | None,
     calls: int | None,
     callers: int,
+    timeout: float | None,
     operations: tuple[str, ...],
     report: Path | None,
     no_shrink: bool,
@@ -149,10 +165,12 @@ def chaos(
         raise click.UsageError("no plugins: give --plugins DIR")
     if plan is not None and faults is not None:
         raise click.UsageError("give --plan FILE or --faults NAMES, not both")
+    if faults is not None and not faults.strip():
+        raise click.UsageError("--faults names none: give names, such as kill,oom, or leave it out for all; see --list")
     if duration is not None and calls is not None:
         raise click.UsageError("give --duration TIME or --calls N, not both")
     seconds = 30.0 if duration is None else duration
-    choice = _Choice(plugins, workspace, plan, faults, seed, seconds, calls, callers, operations, report)
+    choice = _Choice(plugins, workspace, plan, faults, seed, seconds, calls, callers, timeout, operations, report)
     _run(choice, is_shrunk=not no_shrink, as_json=as_json)
 
 
@@ -191,6 +209,7 @@ def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> Non
     else:
         show.chaos_report(report)
         click.echo(f"The same again: {report.repeat}")
+    _explain_duration(report, choice)
     if report.smallest is not None:
         again = choice.command(report.smallest.seed, report.smallest_calls or len(report.calls), saved_at)
         if not as_json:
@@ -200,6 +219,20 @@ def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> Non
     if choice.report is not None:
         _write(choice.report, to_html(report))
         click.echo(f"isoplug: the page is {choice.report}", err=True)
+
+
+def _explain_duration(report: Report, choice: _Choice) -> None:
+    """What has begun is finished: steps up to the next rest of all callers, and the comparison."""
+    slowest = max(report.calls, key=lambda call: call.took_seconds, default=None)
+    if choice.calls is not None or slowest is None or slowest.took_seconds < choice.duration / _MUCH_LONGER:
+        return
+    if report.seconds > choice.duration * _MUCH_LONGER:
+        click.echo(
+            f"isoplug: it took {report.seconds:.0f} s, not {choice.duration:g} s: what has begun is finished, and made "
+            f"again to compare. The slowest call took {slowest.took_seconds:.1f} s ({slowest.what}); --timeout 1s "
+            "bounds calls, --command leaves out slow ones",
+            err=True,
+        )
 
 
 def _show_faults(as_json: bool) -> None:

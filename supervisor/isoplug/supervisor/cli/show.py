@@ -291,15 +291,28 @@ def chaos_report(report: Report, console: Console | None = None) -> None:
     if idle := report.idle_faults:
         console.print()
         console.print(_plain(f"Never struck: {', '.join(idle)}. More calls, or calls that give them occasion, help."))
+    if report.always_failing:
+        listed = ", ".join(f"{what} ({error})" for what, error in report.always_failing)
+        console.print()
+        console.print(
+            _plain(f"Failed without faults as well: {listed}. --command PLUGIN:COMMAND=JSON gives parameters.")
+        )
+    for name, error in report.not_loaded:
+        console.print()
+        console.print(_plain(f"Not loaded, and so not tested: {name}: {error}"))
     console.print()
+    if not report.injections:
+        console.print(Text("No fault struck: this run has tested nothing.", style="yellow"))
     console.print(_plain(f"{len(report.calls)} calls, {len(report.injections)} faults, seed {report.plan.seed}."))
 
 
 def _promise(promise: Promise, console: Console) -> None:
     is_kept, has_ticks = promise.broken is None, console.encoding.startswith("utf")
-    mark = ("✓" if is_kept else "✗") if has_ticks else ("kept" if is_kept else "broken")
+    tick, word, style = ("✓", "kept", "green") if is_kept else ("✗", "broken", "red")
+    if is_kept and not promise.is_checked:
+        tick, word, style = "-", "unchecked", "dim"
     text = _plain(f"{promise.name}: {promise.means}")
-    console.print(Text.assemble((mark, "green" if is_kept else "red"), " ", text))
+    console.print(Text.assemble((tick if has_ticks else word, style), " ", text))
     if promise.broken is not None:
         console.print(Text.assemble("  ", _plain(str(promise.broken)), style="red"))
     if promise.note:
