@@ -94,6 +94,7 @@ END = ("end", "returned", b"", "", "")
         (file_of((*HEAD[:9], "a" * 5000), ("step", "a", b""), END), "5000 bytes"),
         (file_of(HEAD, ("step", "a\ud800", b""), END), "not Unicode"),
         (file_of([[["a"]]]), "nested"),
+        (b"\x91" * 10_000_000, "nested"),
         (file_of({"a": 1}), "max_map_len"),
         (file_of(["a"] * 100), "max_array_len"),
         (b"\xdd\xff\xff\xff\xff", "max_array_len"),
