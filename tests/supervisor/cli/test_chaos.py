@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import shlex
+import signal
 import struct
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PluginFolder, Workspace
+from conftest import PluginFolder, Workspace, wait_until
 from isoplug.supervisor.chaos import Plan, fault_names
 
 SCRIPT = Path(sys.executable).with_name("isoplug")
@@ -153,6 +154,32 @@ def test_calls_that_hang_end_at_the_timeout_which_the_repeating_command_has_too(
     assert "test.probe:spin (CallTimeout)" in out
     assert "not 0.1 s: what has begun is finished" in err
     assert "--callers 1 --timeout 200ms --command test.probe:spin" in out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_no_copies_and_does_not_say_that_a_promise_broke(
+    folder: Path, number: signal.Signals
+) -> None:
+    (folder / "tmp").mkdir()
+    process = subprocess.Popen(
+        [SCRIPT, "chaos", "--plugins", "plugins", "--workspace", "workspace", "--duration", "10m", *ECHO],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder / "tmp")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    try:
+        wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/state/storage.sqlite3")))
+        process.send_signal(number)
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert out == ""
+    assert "stopped has no result" in err
+    assert "Traceback" not in err
+    assert list((folder / "tmp").glob("isoplug-chaos-*")) == []
 
 
 def test_the_page_is_written_where_it_is_wanted(folder: Path) -> None:

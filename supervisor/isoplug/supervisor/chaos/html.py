@@ -60,7 +60,6 @@ def _body(report: Report, title: str) -> Iterator[Element]:
     yield _facts(report)
     yield element("p", "The same faults again, against the same calls:")
     yield element("pre", report.repeat, class_="command")
-    yield from _untested(report)
     for promise in report.broken:
         yield _counter_example(promise)
     if report.smallest is not None:
@@ -69,6 +68,7 @@ def _body(report: Report, title: str) -> Iterator[Element]:
         within = f" within the first {report.smallest_calls:,} calls" if report.smallest_calls else ""
         yield element("p", f"{count} fault{'' if count == 1 else 's'}{within}; for --plan:")
         yield _plan(report.smallest)
+    yield from _untested(report)
     yield from _promises(report.promises)
     yield from _faults(report)
     yield from _timeline(report)

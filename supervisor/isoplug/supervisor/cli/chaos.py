@@ -6,12 +6,13 @@ import functools
 import os
 import random
 import shlex
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -29,6 +30,7 @@ _SEEDS = 1_000_000
 _LEAST_TIMEOUT_SECONDS = 0.1
 #: A run that took so many times as long as was asked for says why.
 _MUCH_LONGER = 2.0
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,7 @@ def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
     if choice.report is not None:
         _require_writable(choice.report, "--report")
     click.echo(f"isoplug: on copies of plugins and workspace, with seed {seed}", err=True)
-    with progress_bar(is_wanted=not as_json) as on_progress:
+    with _put_away_when_stopped(), progress_bar(is_wanted=not as_json) as on_progress:
         report = run(settings, on_progress=on_progress)
         if report.broken and is_shrunk:
             report = shrink(settings, report, on_progress=on_progress)
@@ -196,6 +198,25 @@ def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
     _show(report, choice, saved_at, as_json)
     if report.broken:
         sys.exit(FAILED)
+
+
+@contextmanager
+def _put_away_when_stopped() -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run in order, so that no copy of a journal stays behind, and with a code of their own:
+    1 would say that a promise broke."""
+
+    def stop(number: int, _frame: object) -> NoReturn:
+        for one in _STOPPING:
+            signal.signal(one, signal.SIG_IGN)  # a second one must not interrupt the tidying
+        click.echo("isoplug: stopping; a run that was stopped has no result", err=True)
+        sys.exit(128 + number)
+
+    before = {number: signal.signal(number, stop) for number in _STOPPING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> None:

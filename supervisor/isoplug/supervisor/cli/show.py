@@ -276,7 +276,7 @@ def chaos_report(report: Report, console: Console | None = None) -> None:
     from isoplug.supervisor.chaos.timeline import seconds_text
 
     console = console or _stdout()
-    table = _table()
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # closer than others: so many columns in 80
     table.add_column("fault", overflow="fold")
     for heading in ("injected", "answered", "failed", "wrong", "late", "p50", "p99", "max"):
         table.add_column(heading, justify="right", no_wrap=True)
