@@ -336,17 +336,25 @@ def test_f(): pass
 
 @pytest.mark.isoplug_faults("kill")
 def test_g(): pass
+
+@pytest.mark.isoplug_faults("kill")
+def test_h(isoplug_plugin): pass
+
+@pytest.mark.isoplug_faults("kill")
+class TestOfAClass:
+    def test_i(self): pass
 """
     result = project.run(tests)
     assert result.returncode == pytest.ExitCode.USAGE_ERROR
     problems = dict(re.findall(r"::test_(\w): @pytest.mark.isoplug_faults: (.*)", result.stderr))
-    assert list(problems) == ["a", "b", "c", "d", "e", "f"]
+    assert list(problems) == ["a", "b", "c", "d", "e", "f", "g"]
     assert problems["a"].startswith("there is no fault 'kil'; there are ")
     assert "moment is before" in problems["b"]
-    assert problems["c"].startswith("fault 'kill' has no such parameter: moment, how")
+    assert problems["c"].startswith("fault 'kill' has no such parameter: how; it has moment. Where it ")
     assert problems["d"] == "fault 'kill': every must be 1 or more, not 0"
     assert problems["e"].startswith("fault 'kill': ")
     assert "by name or as a Fault" in problems["f"]
+    assert problems["g"].startswith("the test takes none of the fixtures isoplug_plugin, ")
 
 
 def test_without_pytest_the_harness_can_still_be_used(project: Project) -> None:

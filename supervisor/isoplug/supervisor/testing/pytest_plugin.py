@@ -106,6 +106,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
             try:
                 _plan(item, None)
+                _require_fixture(item)
             except InvalidArgument as error:
                 problems.append(f"{item.nodeid}: @pytest.mark.{_MARKER}: {error}")
     if problems:
@@ -162,6 +163,19 @@ def isoplug_supervisor(pytestconfig: pytest.Config, isoplug_faults: Faults) -> I
             return running.enter_context(SupervisorHarness(folder, **{"faults": isoplug_faults} | arguments))
 
         yield load
+
+
+def _require_fixture(item: pytest.Item) -> None:
+    """A test with a marker of its own that nothing heeds would pass, and look as if it had survived. The marker of a
+    class or a module may be meant for others. Raises InvalidArgument."""
+    from isoplug.shared.errors import InvalidArgument
+
+    is_own = any(node is item for node, _ in item.iter_markers_with_node(_MARKER))
+    if is_own and not {"isoplug_faults", "request"} & set(getattr(item, "fixturenames", ())):
+        raise InvalidArgument(
+            "the test takes none of the fixtures isoplug_plugin, isoplug_supervisor and isoplug_faults, so nothing "
+            "would be struck; take one, or leave the marker out"
+        )
 
 
 def _configured(config: pytest.Config) -> str:

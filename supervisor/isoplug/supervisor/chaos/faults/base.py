@@ -105,7 +105,9 @@ def fault_named(name: str, **parameters: Any) -> Fault:
     try:
         return kind(**parameters)
     except TypeError:
-        known = ", ".join(field.name for field in fields(kind)) or "none"
+        names = {field.name for field in fields(kind)}
+        known, unknown = ", ".join(sorted(names)) or "none", ", ".join(sorted(parameters.keys() - names))
         raise InvalidArgument(
-            f"fault {name!r} has no such parameter: {', '.join(parameters)}; it has {known}"
+            f"fault {name!r} has no such parameter: {unknown}; it has {known}. Where it strikes is said by every, "
+            "probability, at, after, times, plugin, export and function"
         ) from None
