@@ -133,6 +133,12 @@ def test_what_cannot_be_run_says_why(settings: Settings, tmp_path: Path) -> None
         replace(settings, callers=0)
 
 
+def test_folders_may_be_given_as_text_as_for_a_supervisor(settings: Settings) -> None:
+    report = run(replace(settings, plugins=str(settings.plugins), workspace=str(settings.workspace), calls=2))
+
+    assert [entry.ending for entry in report.calls] == [Ending.ANSWERED] * 2
+
+
 def test_a_plugin_that_is_not_there_is_refused_with_those_that_are(settings: Settings, plugins: PluginFolder) -> None:
     (plugins.path / "broken").mkdir()
     (plugins.path / "broken" / "plugin.wasm").write_bytes(b"no module")

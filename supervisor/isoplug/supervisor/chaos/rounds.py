@@ -101,8 +101,9 @@ class Arena:
     """The folders of a run: its rounds copy plugins and workspace to the same places each time, so that nothing that
     depends on a path differs. A context manager; leaving it removes them. Raises SetupError."""
 
-    def __init__(self, plugins: Path, workspace: Path | None) -> None:
-        self._plugins, self._workspace = plugins.resolve(), None if workspace is None else workspace.resolve()
+    def __init__(self, plugins: Path | str, workspace: Path | str | None) -> None:
+        self._plugins = Path(plugins).resolve()
+        self._workspace = None if workspace is None else Path(workspace).resolve()
         for name, folder in (("plugins", self._plugins), ("workspace", self._workspace)):
             if folder is not None and not folder.is_dir():
                 raise SetupError(f"{name}: {folder} is not a folder; make it, or name another")

@@ -45,8 +45,8 @@ class Settings:
     workspace, and without state; in it every caller makes ``round_calls`` steps, each with ``timeout_seconds``.
     """
 
-    plugins: Path
-    workspace: Path | None
+    plugins: Path | str
+    workspace: Path | str | None
     plan: Plan
     operations: tuple[Operation, ...] = ()
     callers: int = 4
