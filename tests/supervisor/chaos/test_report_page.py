@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,6 +113,15 @@ def test_a_long_run_makes_no_long_page_and_the_page_says_what_it_left_out() -> N
     assert "too much to draw each call" in text
     assert "more; --json has all" in text
     assert "too much to draw" not in to_html(REPORTS["held"])
+
+
+def test_long_names_of_commands_make_no_long_page() -> None:
+    long = report(500)
+    calls = tuple(replace(call, what=call.what + "x" * 10_000) for call in long.calls)
+    injections = tuple(replace(one, function="f" * 10_000) for one in long.injections)
+    text = to_html(replace(long, calls=calls, injections=injections))
+    assert len(text) < 2_000_000
+    Page(text)
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from isoplug.shared.limits import clip
 from isoplug.supervisor.chaos.place import EVENTS, Step
 from isoplug.supervisor.chaos.report import Ending, FaultRow, Report
 
@@ -28,6 +29,8 @@ _UNNAMED = "calls"
 _RESTARTS = "restarts"
 _OTHERS = "other callers"
 _RECOVERY_BINS = 120
+#: Of a plugin's words in a mark, of which there are thousands.
+_WORD_BYTES = 100
 _ENDINGS = frozenset(Ending)
 
 
@@ -144,22 +147,27 @@ _ALWAYS_SEEN = 0.2
 
 def _calls(report: Report) -> Iterator[_Event]:
     for call in report.calls:
-        how = f"{call.ending}{f' ({call.error})' if call.error else ''} in {seconds_text(call.took_seconds)}"
+        how = f"{call.ending}{f' ({_word(call.error)})' if call.error else ''} in {seconds_text(call.took_seconds)}"
         struck = f", struck by {', '.join(call.faults)}" if call.faults else ""
-        text = f"{call.step}: {call.what}: {how}{struck}"
+        text = f"{call.step}: {_word(call.what)}: {how}{struck}"
         ended = call.began_seconds + call.took_seconds
         yield _Event(_lane_of(call.step), call.ending, call.ending, call.began_seconds, ended, text)
 
 
 def _faults(report: Report) -> Iterator[_Event]:
     for one in report.injections:
-        text = f"{one.fault} at {one.place}: {one.plugin_id} {one.function or one.export}"
+        text = f"{one.fault} at {one.place}: {_word(one.plugin_id)} {_word(one.function or one.export)}"
         yield _Event(_lane_of(one.place.step), "fault", one.fault.name, one.at_seconds, one.at_seconds, text)
 
 
 def _restarts(report: Report) -> Iterator[_Event]:
     for one in report.restarts:
-        yield _Event(_RESTARTS, "restart", one.plugin_id, one.at_seconds, one.at_seconds, f"restart of {one.plugin_id}")
+        plugin = _word(one.plugin_id)
+        yield _Event(_RESTARTS, "restart", plugin, one.at_seconds, one.at_seconds, f"restart of {plugin}")
+
+
+def _word(text: str) -> str:
+    return clip(text, _WORD_BYTES)
 
 
 def _lane_of(step: Step) -> str:
