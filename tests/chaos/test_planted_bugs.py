@@ -32,6 +32,9 @@ TOTAL = parse_operation("test.tally:total")
 EVENTS = parse_operation("test.tally:events")
 SAVED = parse_operation("EVENT:file_saved")
 
+#: Each has five runs and more; half a minute on a machine with a core for it.
+pytestmark = pytest.mark.timeout(1200)
+
 #: Kills that a plugin and a host which do it right hide from everybody, and kills half-way, which nobody can hide.
 KILLS = Plan((Rule(Kill("delivery"), probability=0.2), Rule(Kill("reply"), probability=0.2)), seed=11)
 KILLS_HALF_WAY = Plan((Rule(KillInHostCall("after"), function="host_storage_set", every=4),), seed=11)

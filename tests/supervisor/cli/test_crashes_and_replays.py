@@ -33,7 +33,7 @@ class Shell:
             env={**os.environ, "XDG_DATA_HOME": str(self.folder / "data")},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert done.returncode == code, (done.stdout, done.stderr)

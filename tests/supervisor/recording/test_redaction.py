@@ -108,6 +108,15 @@ def test_many_secrets_do_not_take_memory_without_bound() -> None:
     assert known.scrub(b"secret number 0") == b"secret number 0"
 
 
+def test_a_plugin_with_many_secrets_has_none_of_anothers_forgotten() -> None:
+    known = KnownSecrets()
+    known.learn(SECRET, "test.a")
+    for number in range(1000):
+        known.learn(f"secret number {number}", "test.b")
+    assert SECRET.encode() not in known.scrub(SECRET.encode())
+    assert known.scrub(b"secret number 0") == b"secret number 0"
+
+
 urls = st.text("abkey:/?#[]@&=%. \u2100", max_size=20).map("http://".__add__)
 
 

@@ -40,7 +40,7 @@ class Tape:
 
     def __init__(self, delivery: Delivery, secrets: KnownSecrets, room_bytes: int) -> None:
         self._serve, self._secrets, self._room_bytes = delivery.serve, secrets, room_bytes - len(delivery.data)
-        self._export, self._data = delivery.export, delivery.data
+        self._plugin_id, self._export, self._data = delivery.plugin_id, delivery.export, delivery.data
         self._calls: list[HostCall] = []
         self.is_cut = self._room_bytes < 0
         delivery.serve = self._answer
@@ -69,7 +69,8 @@ class Tape:
         unanswered: Unanswered = Unanswered.NOT,
         text: str = "",
     ) -> None:
-        request, answer = self._secrets.note(function, request, answer)  # also when there is no room: it comes again
+        # Also when there is no room: it comes again.
+        request, answer = self._secrets.note(function, request, answer, self._plugin_id)
         if self.is_cut:
             return
         call = HostCall(function, request, answer, unanswered, text)

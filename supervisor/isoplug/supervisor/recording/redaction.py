@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -51,11 +52,13 @@ class KnownSecrets:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._placeholders: dict[str, str] = {}
+        self._owners: dict[str, str] = {}
         self._needles: tuple[tuple[bytes, bytes], ...] = ()
         self._count = 0
 
-    def learn(self, value: str) -> str:
-        """The placeholder for it, which has its length if it can."""
+    def learn(self, value: str, plugin_id: str = "") -> str:
+        """The placeholder for it, which has its length if it can. When there are too many, the oldest one goes of the
+        plugin that has the most: none can have those of others forgotten."""
         with self._lock:
             known = self._placeholders.get(value)
             if known is not None:
@@ -63,9 +66,11 @@ class KnownSecrets:
             self._count += 1
             placeholder = f"isoplug-secret-{self._count}".ljust(len(value), "x")
             if len(value) >= _LEAST_CHARACTERS:
-                self._placeholders[value] = placeholder
+                self._placeholders[value], self._owners[value] = placeholder, plugin_id
                 if len(self._placeholders) > _MOST_KNOWN:
-                    del self._placeholders[next(iter(self._placeholders))]
+                    ((most, _),) = Counter(self._owners.values()).most_common(1)
+                    oldest = next(one for one, owner in self._owners.items() if owner == most)
+                    del self._placeholders[oldest], self._owners[oldest]
                 self._needles = _needles(self._placeholders)
             return placeholder
 
@@ -110,14 +115,14 @@ class KnownSecrets:
         )
         return Step(step.export, self.scrub(step.data), tuple(calls), scrubbed)
 
-    def note(self, function: str, request: bytes, answer: bytes) -> tuple[bytes, bytes]:
+    def note(self, function: str, request: bytes, answer: bytes, plugin_id: str = "") -> tuple[bytes, bytes]:
         """Learn what there is in a host call, and return both without it."""
         redact_answer = _ANSWERS.get(function)
         if function in _REQUESTS:
             for secret in _secrets_in(function, request):
-                self.learn(secret)
+                self.learn(secret, plugin_id)
             request = redacted_request(function, request)
-        return request, answer if redact_answer is None else redact_answer(self, answer)
+        return request, answer if redact_answer is None else redact_answer(self, answer, plugin_id)
 
 
 def redacted_request(function: str, request: bytes) -> bytes:
@@ -251,22 +256,22 @@ _REQUESTS: dict[str, Callable[[dict[str, Any]], None]] = {
 # --- what they are answered ---------------------------------------------------------------------------------------
 
 
-def _without_secret(known: KnownSecrets, answer: bytes) -> bytes:
-    return _learned(known, answer, "value")
+def _without_secret(known: KnownSecrets, answer: bytes, plugin_id: str) -> bytes:
+    return _learned(known, answer, "value", plugin_id)
 
 
-def _without_token(known: KnownSecrets, answer: bytes) -> bytes:
-    return _learned(known, answer, "auth_token")
+def _without_token(known: KnownSecrets, answer: bytes, plugin_id: str) -> bytes:
+    return _learned(known, answer, "auth_token", plugin_id)
 
 
-def _learned(known: KnownSecrets, answer: bytes, field: str) -> bytes:
+def _learned(known: KnownSecrets, answer: bytes, field: str, plugin_id: str) -> bytes:
     parsed = _object(answer)
     if parsed is None or not isinstance(parsed.get(field), str):
         return answer
-    return _json({**parsed, field: known.learn(parsed[field])})
+    return _json({**parsed, field: known.learn(parsed[field], plugin_id)})
 
 
-def _without_cookies(_known: KnownSecrets, answer: bytes) -> bytes:
+def _without_cookies(_known: KnownSecrets, answer: bytes, _plugin_id: str) -> bytes:
     parsed = _object(answer)
     if parsed is None or not isinstance(parsed.get("headers"), dict):
         return answer
@@ -274,7 +279,7 @@ def _without_cookies(_known: KnownSecrets, answer: bytes) -> bytes:
     return answer if headers == parsed["headers"] else _json({**parsed, "headers": headers})
 
 
-_ANSWERS: dict[str, Callable[[KnownSecrets, bytes], bytes]] = {
+_ANSWERS: dict[str, Callable[[KnownSecrets, bytes, str], bytes]] = {
     "host_secret_get": _without_secret,
     "host_get_runtime_context": _without_token,
     "host_http_request": _without_cookies,
