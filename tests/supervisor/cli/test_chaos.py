@@ -219,7 +219,7 @@ def test_a_terminal_gets_a_bar_with_counts_and_a_program_gets_none(folder: Path)
 
 
 def test_a_broken_promise_is_1_with_a_counter_example_and_the_smallest_plan(folder: Path) -> None:
-    arguments = ("--faults", "kill", "--calls", "20", "--callers", "1", "--seed", "3", *COUNT)
+    arguments = ("--faults", "kill", "--calls", "20", "--seed", "3", *COUNT)
     out, err = run(folder, *arguments, code=1)
     saved = folder / "isoplug-chaos-3.toml"
     assert "the smallest plan is in isoplug-chaos-3.toml" in err

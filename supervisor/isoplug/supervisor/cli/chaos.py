@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["chaos"]
 
+#: Callers that nobody chose.
+_MOST_CALLERS = 4
 #: Of seeds that nobody chose: short enough to be told on the telephone.
 _SEEDS = 1_000_000
 #: Less than it takes to start a worker again on a slow machine; also, the repeat command says it in milliseconds.
@@ -116,7 +118,12 @@ def _timeout(context: click.Context, option: click.Parameter, text: str | None) 
 @click.option("--duration", metavar="TIME", callback=_duration, help="How long, such as 30s (the default) or 10m.")
 @click.option("--timeout", metavar="TIME", callback=_timeout, help="How long a call may take.  [default: 10s]")
 @click.option("--calls", type=click.IntRange(min=1), metavar="N", help="How many calls, instead of how long.")
-@click.option("--callers", type=click.IntRange(1, 64), default=4, show_default=True, help="Callers at the same time.")
+@click.option(
+    "--callers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Callers at the same time. Default: one a plugin, at most 4. Answers are compared where no two share one.",
+)
 @click.option(
     "--command",
     "operations",
@@ -137,7 +144,7 @@ def chaos(
     seed: int | None,
     duration: float | None,
     calls: int | None,
-    callers: int,
+    callers: int | None,
     timeout: float | None,
     operations: tuple[str, ...],
     report: Path | None,
@@ -172,8 +179,14 @@ def chaos(
     if duration is not None and calls is not None:
         raise click.UsageError("give --duration TIME or --calls N, not both")
     seconds = 30.0 if duration is None else duration
+    callers = callers or _one_a_plugin(plugins, operations)
     choice = _Choice(plugins, workspace, plan, faults, seed, seconds, calls, callers, timeout, operations, report)
     _run(choice, is_shrunk=not no_shrink, as_json=as_json)
+
+
+def _one_a_plugin(plugins: Path, operations: tuple[str, ...]) -> int:
+    named = {plugin for plugin, _, _ in (text.partition(":") for text in operations) if plugin != "EVENT"}
+    return max(1, min(_MOST_CALLERS, len(named or list(plugins.glob("*/plugin.wasm")))))
 
 
 def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
