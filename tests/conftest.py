@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,24 @@ def wait_until_computing(plugin: Plugin) -> None:
     wait_until(lambda: plugin.status.state == "busy")
     before = plugin.status.cpu_seconds
     wait_until(lambda: plugin.status.cpu_seconds >= before + 0.05)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """False of a zombie, too. Between two looks at a process, it may be gone."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def wasi_programs(host: psutil.Process) -> list[psutil.Process]:
+    """Children of ``host`` that run a WASI program."""
+    found = []
+    for child in host.children():
+        with suppress(psutil.Error):  # it ends just now
+            if any("isoplug.worker.wasi" in word for word in child.cmdline()):
+                found.append(child)
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 
-from conftest import PluginFolder, Workspace, wait_until
+from conftest import PluginFolder, Workspace, is_alive, wait_until
 
 __all__ = ["SCRIPT", "RawClient", "ServiceHost"]
 
@@ -111,7 +111,7 @@ class ServiceHost:
 
     def is_gone(self) -> bool:
         """No process of a service that has ended is left."""
-        return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in self.family)
+        return not any(map(is_alive, self.family))
 
     def close(self) -> None:
         for process in self.processes:

@@ -16,7 +16,7 @@ import pytest
 
 from attacks.campaign import Campaign, campaign
 from bench import nothing_left_behind
-from conftest import wait_until
+from conftest import is_alive, wait_until
 from guests import guest
 
 MIB = 1 << 20
@@ -86,10 +86,3 @@ def test_a_worker_that_tries_to_outlive_its_supervisor_dies_with_it(guest_cache:
         os.kill(host.pid, signal.SIGKILL)
         wait_until(lambda: not any(map(is_alive, family)))
         shutil.rmtree(runtime_base)
-
-
-def is_alive(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

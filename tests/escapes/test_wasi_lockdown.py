@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import wait_until
+from conftest import is_alive, wait_until
 
 #: What a program that has broken out of its runtime would run. Everything it needs was imported before the lock.
 SCRIPT = """
@@ -135,10 +135,10 @@ def test_a_program_that_closes_every_descriptor_dies_with_whoever_started_it(
         pid = int(parent.stdout.readline())
         assert parent.stdout.readline().startswith("[")
         assert parent.stdout.readline() == "closed\n"
-        assert psutil.pid_exists(pid)
+        program = psutil.Process(pid)
         parent.kill()
     try:
-        wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: not is_alive(program))
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise

@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from bench import PROBE, ask
-from conftest import PluginFolder, Workspace, wait_until
+from conftest import PluginFolder, Workspace, wait_until, wasi_programs
 from guests.wasi import wasi_program
 from isoplug.supervisor import AsyncSupervisor, CallTimeout, PluginError, Supervisor, WorkerCrashed
 from isoplug.supervisor.config import Config, Http, Limits, Namespaces, Server
@@ -84,17 +84,16 @@ def request_of(name: str, peer: SocketPeer) -> tuple[str, str]:
 
 def is_at_work(name: str, peer: SocketPeer) -> bool:
     """The server has the request, or the program spins."""
-    return bool(programs()) if name == "wasi" else bool(peer.requests)
-
-
-def programs() -> list[psutil.Process]:
-    """Children of ours that run a WASI program."""
-    return [child for child in psutil.Process().children() if "isoplug.worker.wasi" in " ".join(child.cmdline())]
+    return bool(wasi_programs(psutil.Process())) if name == "wasi" else bool(peer.requests)
 
 
 def nothing_is_left_of_it(peer: SocketPeer) -> bool:
     runtime = Path(os.environ["XDG_RUNTIME_DIR"])
-    return not programs() and not connections_to(peer.port) and not any(runtime.glob("isoplug-*/wasi-*"))
+    return (
+        not wasi_programs(psutil.Process())
+        and not connections_to(peer.port)
+        and not any(runtime.glob("isoplug-*/wasi-*"))
+    )
 
 
 def connections_to(port: int) -> list[Any]:

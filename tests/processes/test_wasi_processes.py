@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from bench import ask
-from conftest import PluginFolder, Workspace, wait_until
+from conftest import PluginFolder, Workspace, is_alive, wait_until, wasi_programs
 from guests.wasi import wasi_program
 from isoplug.supervisor import CallTimeout, Supervisor, SupervisorClosed, WorkerCrashed
 from isoplug.supervisor.config import Calls, Config
@@ -40,21 +40,13 @@ def folders(base: Path) -> list[Path]:
     return list(base.glob("isoplug-????????/wasi-*"))
 
 
-def programs(host: psutil.Process) -> list[psutil.Process]:
-    return [child for child in host.children() if any("isoplug.worker.wasi" in word for word in child.cmdline())]
-
-
-def is_gone(process: psutil.Process) -> bool:
-    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
-
-
 @contextmanager
 def spinning(supervisor: Supervisor, base: Path, **call: Any) -> Iterator[tuple[Future[bytes], psutil.Process]]:
     """A call whose program runs already, and that program's process."""
     with ThreadPoolExecutor() as pool:
         future = pool.submit(ask, supervisor, "host_run_wasi_module", request("spin", "here"), ASKS, **call)
         wait_until(lambda: any((folder / "here").exists() for folder in folders(base)), "the program to run")
-        (process,) = programs(psutil.Process())
+        (process,) = wasi_programs(psutil.Process())
         yield future, process
 
 
@@ -79,7 +71,7 @@ def test_a_worker_killed_during_a_run_takes_the_program_with_it_and_nothing_else
         os.kill(worker, signal.SIGKILL)
         with pytest.raises(WorkerCrashed, match="SIGKILL"):
             future.result(20)
-    assert is_gone(process)
+    assert not is_alive(process)
     assert folders(runtime_base) == []
     assert supervisor.call("test.bystander", "echo", b"x") == b"x"
     assert json.loads(ask(supervisor, "host_run_wasi_module", request("exit", "3"), ASKS))["exit_code"] == 3
@@ -89,7 +81,7 @@ def test_a_call_that_meets_its_deadline_ends_its_program(start: Callable[..., Su
     supervisor = start()
     with spinning(supervisor, runtime_base, timeout=8.0) as (future, process), pytest.raises(CallTimeout):
         future.result(20)
-    assert is_gone(process)
+    assert not is_alive(process)
     assert folders(runtime_base) == []
 
 
@@ -99,7 +91,7 @@ def test_closing_the_supervisor_ends_its_programs(start: Callable[..., Superviso
         supervisor.close()
         with pytest.raises(SupervisorClosed):
             future.result(20)
-    assert is_gone(process)
+    assert not is_alive(process)
 
 
 def test_a_second_plugin_is_not_held_up_by_a_program(start: Callable[..., Supervisor], runtime_base: Path) -> None:
@@ -185,7 +177,7 @@ def test_kill_9_of_the_supervisor_ends_its_programs_and_removes_what_they_wrote(
     (pid,) = supervisor.read()
     program = psutil.Process(pid)
     supervisor.kill()
-    wait_until(lambda: is_gone(program), "the program to end")
+    wait_until(lambda: not is_alive(program), "the program to end")
     wait_until(lambda: not list(supervisor.base.iterdir()), "the runtime folder to be removed")
 
 
@@ -203,7 +195,7 @@ def test_when_the_zygote_is_killed_too_the_next_supervisor_removes_what_programs
     (pid,) = supervisor.read()
     program = psutil.Process(pid)
     supervisor.kill()
-    wait_until(lambda: is_gone(program), "the program to end")
+    wait_until(lambda: not is_alive(program), "the program to end")
     assert folders(supervisor.base)
     following = host("print(0, flush=True); time.sleep(600)")
     following.read()
@@ -223,8 +215,8 @@ def test_a_fork_of_the_host_does_not_keep_a_program_of_a_dead_supervisor_alive(h
     program, fork = map(psutil.Process, supervisor.read())
     supervisor.kill()
     try:
-        wait_until(lambda: is_gone(program), "the program to end")
-        assert not is_gone(fork)
+        wait_until(lambda: not is_alive(program), "the program to end")
+        assert is_alive(fork)
     finally:
         fork.kill()
 

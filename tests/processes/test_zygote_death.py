@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import PluginFolder, wait_until
+from conftest import PluginFolder, is_alive, wait_until
 from faults import templates_of, workers_of
 from hosts import Host
 from isoplug.shared.lockdown import Lockdown
@@ -33,7 +33,7 @@ def supervisor(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> S
 
 
 def zygotes() -> list[int]:
-    return [child.pid for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in psutil.Process().children() if is_alive(child)]
 
 
 def kill_zygote() -> int:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 import wasmtime
 
-from conftest import wait_until
+from conftest import wait_until, wasi_programs
 from guests.wasi import wasi_program
 from isoplug.shared.errors import PluginError, ResourceLimitExceeded, ServiceError, SupervisorClosed
 from isoplug.shared.lockdown import Lockdown
@@ -66,22 +66,13 @@ class Runs:
         return list(self.folder.glob(f"wasi-*/{name}"))
 
 
-def processes() -> list[psutil.Process]:
-    found = []
-    for child in psutil.Process().children():
-        with suppress(psutil.Error):
-            if any("isoplug.worker.wasi" in word for word in child.cmdline()):
-                found.append(child)
-    return found
-
-
 @contextmanager
 def opened(folder: Path, cache: Path, limits: WasiLimits = LIMITS) -> Iterator[Runs]:
     runs = Runs(WasiRunner(folder, limits), folder, wasi_program(cache))
     try:
         yield runs
         assert list(folder.iterdir()) == []
-        assert processes() == []
+        assert wasi_programs(psutil.Process()) == []
     finally:
         runs.runner.close()
         for fd in runs.worker:
@@ -235,7 +226,7 @@ def test_closing_the_runner_ends_what_runs_and_starts_nothing_more(runs: Runs, s
 def test_a_program_that_is_killed_by_somebody_else_is_an_error_that_says_so(
     runs: Runs, spinning: Callable[[], Any]
 ) -> None:
-    (process,) = processes()
+    (process,) = wasi_programs(psutil.Process())
     process.kill()
     with pytest.raises(ServiceError, match=r"ended without a result \(killed by SIGKILL\)"):
         spinning()
@@ -275,7 +266,7 @@ def one_at_a_time(tmp_path: Path, guest_cache: Path) -> Iterator[tuple[Runs, Cal
         wait_until(lambda: runs.mark("here"))
 
         def free() -> None:
-            for process in processes():
+            for process in wasi_programs(psutil.Process()):
                 process.kill()
             with suppress(PluginError):
                 first.result(20)
@@ -328,7 +319,7 @@ def test_a_process_that_is_stopped_while_it_boots_dies_when_its_host_is_gone(tmp
 def test_the_process_of_a_program_has_nothing_of_the_host(
     runs: Runs, spinning: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (process,) = processes()
+    (process,) = wasi_programs(psutil.Process())
     proc = Path(f"/proc/{process.pid}")
     assert proc.joinpath("environ").read_bytes() == b""
     assert Path(process.cwd()).parent == runs.folder  # its own
@@ -352,7 +343,11 @@ def test_the_process_of_a_program_has_nothing_of_the_host(
 
 def test_the_runtime_starts_the_same_few_threads_however_many_cores_there_are(runs: Runs) -> None:
     def names() -> list[str]:
-        return [(task / "comm").read_text() for p in processes() for task in Path(f"/proc/{p.pid}/task").iterdir()]
+        return [
+            (task / "comm").read_text()
+            for p in wasi_programs(psutil.Process())
+            for task in Path(f"/proc/{p.pid}/task").iterdir()
+        ]
 
     with ThreadPoolExecutor() as pool:
         future = pool.submit(runs, "sleep")
