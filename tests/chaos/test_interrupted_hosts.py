@@ -18,7 +18,7 @@ pytestmark = NIGHTLY
 _TESTS = Path(__file__).parents[1]
 
 HOST = """
-import json, os, random, signal, sys, threading, time, traceback
+import faulthandler, json, os, random, signal, sys, threading, time, traceback
 from isoplug.supervisor import PluginError, Supervisor
 from isoplug.supervisor.config import Calls, Config, Restart
 from load import envelope, nested
@@ -56,6 +56,7 @@ def interrupt(_, frame):
         raise KeyboardInterrupt
 
 signal.signal(signal.SIGALRM, interrupt)
+faulthandler.dump_traceback_later(float(seconds) + 60, exit=True)  # where everybody is, should one hang
 supervisor = Supervisor(plugins, workspace, state_dir=state, config=config)
 until = time.monotonic() + float(seconds)
 hits = {}
@@ -106,14 +107,14 @@ def test_interrupts_at_random_moments_leave_nothing(
         workspace.path,
         tmp_path / "state",
         new_seed(),
-        chaos_seconds(2.5),
+        chaos_seconds(1.5),
     ]
     host = subprocess.run(
         [sys.executable, "-c", HOST, *map(str, arguments)],
         env={**os.environ, "XDG_RUNTIME_DIR": str(runtime), "PYTHONPATH": str(_TESTS)},
         capture_output=True,
         text=True,
-        timeout=chaos_seconds(2.5) + 200,
+        timeout=chaos_seconds(1.5) + 200,
         check=False,
     )
     print(host.stdout)

@@ -3,14 +3,16 @@
 ``threading.Condition`` is waited on with its lock held, and gives it up and takes it again in steps: an interrupt of
 the host's thread (Ctrl-C) between two of them leaves the lock free that the ``with`` around it then releases, perhaps
 from another thread's hands. So a thread of the host's looks under the lock, leaves it, waits here, and looks again.
+Where it waits for a lock itself, and not for ever, ``held`` sees to it that an interrupt leaves it free.
 """
 
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-__all__ = ["Bell"]
+__all__ = ["Bell", "held"]
 
 
 class Bell:
@@ -30,3 +32,16 @@ class Bell:
     def wait(self, seconds: float) -> None:
         """Until it rings, for at most that long."""
         self._silence.acquire(timeout=seconds)
+
+
+@contextmanager
+def held(lock: threading.RLock, seconds: float) -> Iterator[bool]:
+    """Hold the lock, which is waited for at most so long; False: it was not to be had."""
+    # Taken within the try, since an interrupt may come when it has just been taken; an RLock knows whether it was.
+    try:
+        yield lock.acquire(timeout=seconds)
+    finally:
+        try:  # noqa: SIM105  an interrupt could come in suppress(), before the lock is free
+            lock.release()
+        except RuntimeError:  # it is not this thread's
+            pass

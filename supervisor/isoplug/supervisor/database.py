@@ -25,6 +25,7 @@ from sqlite3 import Connection
 from typing import TYPE_CHECKING, Final
 
 from isoplug.shared.errors import ServiceError, SetupError
+from isoplug.supervisor.bell import held
 from isoplug.supervisor.deadline import patience_seconds
 from isoplug.supervisor.files import reason
 
@@ -62,7 +63,7 @@ class Database:
         # Absolute, because SQLite gives relative names such as ":memory:" a meaning of their own.
         self._path = os.path.abspath(path)
         self._what = what
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._owner_pid = os.getpid()
         _make_private_file(self._path, what)
         self._busy_seconds = _BUSY_SECONDS  # what the connection waits at present
@@ -83,26 +84,25 @@ class Database:
                 plugin_id=plugin_id,
             )
         # Bounded: while another process holds the file, each writer in turn keeps this lock for all of its patience.
-        if not self._lock.acquire(timeout=patience_seconds(_BUSY_SECONDS)):
-            failure = ServiceError(
-                f"cannot {doing} the {self._what}: other calls wait for it; try again", plugin_id=plugin_id
-            )
-            failure.is_transient = True
-            raise failure
-        try:
-            if self._connection is None:
-                raise ServiceError(f"cannot {doing} the {self._what}: it is closed", plugin_id=plugin_id)
-            self._wait_at_most(self._connection, patience_seconds(_BUSY_SECONDS))
-            yield self._connection
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            # Guests see this text, so it does not say where the host keeps the file; the cause is for the host.
-            failure = ServiceError(
-                f"cannot {doing} the {self._what}: {_words(error)}; {_advice(error)}", plugin_id=plugin_id
-            )
-            failure.is_transient = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-            raise failure from error
-        finally:
-            self._lock.release()
+        with held(self._lock, patience_seconds(_BUSY_SECONDS)) as is_mine:
+            if not is_mine:
+                failure = ServiceError(
+                    f"cannot {doing} the {self._what}: other calls wait for it; try again", plugin_id=plugin_id
+                )
+                failure.is_transient = True
+                raise failure
+            try:
+                if self._connection is None:
+                    raise ServiceError(f"cannot {doing} the {self._what}: it is closed", plugin_id=plugin_id)
+                self._wait_at_most(self._connection, patience_seconds(_BUSY_SECONDS))
+                yield self._connection
+            except (sqlite3.Error, UnicodeDecodeError) as error:
+                # Guests see this text, so it does not say where the host keeps the file; the cause is for the host.
+                failure = ServiceError(
+                    f"cannot {doing} the {self._what}: {_words(error)}; {_advice(error)}", plugin_id=plugin_id
+                )
+                failure.is_transient = _primary_code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+                raise failure from error
 
     @contextmanager
     def transaction(self, plugin_id: str | None) -> Iterator[Connection]:

@@ -183,7 +183,7 @@ def test_a_run_that_is_stopped_leaves_no_copies_and_does_not_say_that_a_promise_
 
 
 def test_the_page_is_written_where_it_is_wanted(folder: Path) -> None:
-    _, err = run(folder, "--calls", "8", "--faults", "kill", "--report", "out.html", *ECHO)
+    _, err = run(folder, "--calls", "20", "--seed", "1", "--faults", "kill", "--report", "out.html", *ECHO)
     assert "every promise held" in (folder / "out.html").read_text("utf-8")
     assert "the page is out.html" in err
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from isoplug.shared.errors import CallTimeout, LoadError, PluginNotFound
+from isoplug.supervisor.bell import held
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.status import PluginStatus, resources_of
 from isoplug.supervisor.plugins.folder import PluginFiles
@@ -55,7 +56,8 @@ class Plugin:
         self.id = plugin_id
         self.files = files
         self.counters = Counters()
-        self._config_lock = threading.Lock()  # a sidecar and what the guest was told must not differ
+        self._config_lock = threading.RLock()  # a sidecar and what the guest was told must not differ
+        self._is_changing_config = False
         self.told: dict[str, Any] | None = None  # guarded by it: the configuration that every worker knows
         self.versions: Versions  #: set by the loader, before anybody else has the plugin
 
@@ -83,12 +85,14 @@ class Plugin:
     @contextmanager
     def changing_config(self, deadline: Deadline) -> Iterator[None]:
         """One at a time writes the sidecar and tells the guest. Raises CallTimeout."""
-        if not self._config_lock.acquire(timeout=deadline.remaining_seconds()):
-            raise CallTimeout(self.id, "another change of its configuration", deadline.timeout_seconds)
-        try:
-            yield
-        finally:
-            self._config_lock.release()
+        with held(self._config_lock, deadline.remaining_seconds()) as is_mine:
+            if not is_mine or self._is_changing_config:  # the latter: by this thread, further down its stack
+                raise CallTimeout(self.id, "another change of its configuration", deadline.timeout_seconds)
+            try:
+                self._is_changing_config = True
+                yield
+            finally:
+                self._is_changing_config = False
 
     @property
     def status(self) -> PluginStatus:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from isoplug.shared.errors import ResourceLimitExceeded, ServiceError, SetupError
+from isoplug.supervisor.bell import held
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.storage import SqliteStorage
 
@@ -56,7 +57,7 @@ class EncryptedSecrets:
 
     def __init__(self, path: Path, source: KeySource) -> None:
         self._path, self._source = path, source
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._is_closed = False
         try:
             self._opened = self._open()
@@ -97,32 +98,31 @@ class EncryptedSecrets:
     def close(self) -> None:
         """Let go of the secrets. May be called again. A call that waits for a keyring delays it only briefly."""
         self._is_closed = True
-        if self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            try:
+        with held(self._lock, _PATIENCE_SECONDS) as is_mine:
+            if is_mine:
                 self._let_go()
-            finally:
-                self._lock.release()
 
     # --- opening --------------------------------------------------------------------------------------------------
 
     def _ready(self, plugin_id: str, *, may_make: bool = False) -> _Opened | None:
         """File and key; None while there are no secrets, unless ``may_make`` allows to make both."""
-        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            failure = ServiceError("the secrets are being opened; try again", plugin_id=plugin_id)
-            failure.is_transient = True
-            raise failure
-        try:
-            if self._opened is None and not self._is_closed:
-                self._opened = self._open(may_make)
+        with held(self._lock, _PATIENCE_SECONDS) as is_mine:
+            if not is_mine:
+                failure = ServiceError("the secrets are being opened; try again", plugin_id=plugin_id)
+                failure.is_transient = True
+                raise failure
+            try:
+                if self._opened is None and not self._is_closed:
+                    self._opened = self._open(may_make)
+            except SetupError as error:  # it names places of the host: those are not for a guest
+                _log.error("secrets.unusable", plugin=plugin_id, reason=str(error))
+                raise ServiceError(
+                    "the secrets cannot be used; the host's log says why", plugin_id=plugin_id
+                ) from error
             if self._is_closed:
                 self._let_go()
                 raise ServiceError("the secrets are closed", plugin_id=plugin_id)
             return self._opened
-        except SetupError as error:  # it names places of the host: those are not for a guest
-            _log.error("secrets.unusable", plugin=plugin_id, reason=str(error))
-            raise ServiceError("the secrets cannot be used; the host's log says why", plugin_id=plugin_id) from error
-        finally:
-            self._lock.release()
 
     def _open(self, may_make: bool = False) -> _Opened | None:
         if not may_make and not os.path.lexists(self._path):
