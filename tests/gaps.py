@@ -45,7 +45,7 @@ def why_nobody_can() -> str:
         return "needs root"
     try:
         subprocess.run(
-            [sys.executable, "-c", "import extism, zmq, isoplug.supervisor.supervisor"],
+            [sys.executable, "-c", "import extism, isoplug.supervisor.supervisor"],
             check=True,
             capture_output=True,
             cwd="/",

@@ -1,1 +1,1 @@
-"""One confined process that holds one plugin's instance. Imports shared, extism, zmq and msgpack, nothing else."""
+"""One confined process that holds one plugin's instance. Imports shared, extism and msgpack, nothing else."""

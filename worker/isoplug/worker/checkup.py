@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from importlib.metadata import version
 
-from isoplug.worker import guest, link
+from isoplug.worker import guest
 from isoplug.worker.lockdown import trial
 
 __all__ = ["main"]
@@ -20,8 +20,6 @@ def main(folder: str) -> None:
         "versions": {
             "extism": version("extism"),
             "libextism": guest.runtime_version(),
-            "pyzmq": version("pyzmq"),
-            "libzmq": link.library_version(),
             "msgpack": version("msgpack"),
         },
     }

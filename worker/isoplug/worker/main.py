@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from isoplug.shared.forking import WorkerOrder
-from isoplug.shared.limits import EXIT_PROTOCOL, clip
+from isoplug.shared.limits import EXIT_PROTOCOL, FRAME_OVERHEAD_BYTES, clip
 from isoplug.shared.messages import (
     PROTOCOL,
     Failed,
@@ -30,9 +30,9 @@ __all__ = ["live"]
 def live(cell: Cell, blueprint: Blueprint, courier: Courier, fields: Sequence[Any], lifeline_fd: int) -> int:
     """Serve one supervisor until it says Stop; the return value is the process's exit code."""
     cell.move_in(lifeline_fd)
-    link = Link(WorkerOrder(*fields).socket_name)
+    link = Link(WorkerOrder(*fields).socket_name, courier.frame_bytes + FRAME_OVERHEAD_BYTES)
     link.send(Hello(PROTOCOL))
-    if not isinstance(link.receive(), Load):  # what is received proves that the connection stands
+    if not isinstance(link.receive(), Load):
         return EXIT_PROTOCOL
     cell.narrow(Stage.INSTANTIATE)
     courier.link = link

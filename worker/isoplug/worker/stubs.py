@@ -34,7 +34,7 @@ class Courier:
     link: Link
 
     def __init__(self, frame_bytes: int) -> None:
-        self._frame_bytes = frame_bytes
+        self.frame_bytes = frame_bytes
         self._call = 0
         self._is_called = False
         self._sequence = 0
@@ -72,7 +72,7 @@ class Courier:
             self.broken = GuestFailure(FailureKind.TRAP, says)
             return
         memory = plugin.memory_at_offset(inputs[0])
-        if memory.length > self._frame_bytes:
+        if memory.length > self.frame_bytes:
             self.broken = GuestFailure(FailureKind.LIMIT, "limits.frame", memory.length)
             return
         answer = carry(function, bytes(plugin.memory(memory)) if memory.length else b"")

@@ -1,7 +1,7 @@
 """The process that templates are forked from: it has imported everything they and their workers need, and has built
 nothing.
 
-One thread, no ZeroMQ context, no Extism object, so a fork of it is clean. It ends everything when the supervisor is
+One thread, no Extism object, so a fork of it is clean. It ends everything when the supervisor is
 gone.
 """
 

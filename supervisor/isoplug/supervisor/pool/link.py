@@ -20,8 +20,8 @@ from typing import TypeAlias
 from isoplug.shared.errors import SetupError
 from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
 from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode
+from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed
 from isoplug.supervisor.deadline import Deadline
-from isoplug.supervisor.pool.zmtp import HANDSHAKE, Inflow, Malformed, framed
 
 __all__ = ["Breach", "Gone", "Link", "Patience", "Silence"]
 

@@ -1,7 +1,7 @@
 """Standard error of a worker: a small pipe to the supervisor, read when the process is dead.
 
-What explains a death is what a library prints before it aborts: "memory allocation of 65536 bytes failed" (Rust), an
-assertion of libzmq, an exception of our own. Guests cannot write to it, Extism's WASI output is off. It can hold up
+What explains a death is what a library prints before it aborts, "memory allocation of 65536 bytes failed" (Rust), or an
+exception of our own. Guests cannot write to it, Extism's WASI output is off. It can hold up
 nobody and grow nothing: a full pipe refuses what comes next.
 """
 

@@ -21,6 +21,7 @@ from isoplug.shared.messages import (
     Returned,
     encode,
 )
+from isoplug.shared.zmtp import framed
 from isoplug.supervisor.calls.interceptor import Delivery, Proceed
 from isoplug.supervisor.chaos.faults.base import CallFault, register
 from isoplug.supervisor.chaos.faults.waits import (
@@ -32,7 +33,6 @@ from isoplug.supervisor.chaos.faults.waits import (
 )
 from isoplug.supervisor.chaos.faults.wires import InsteadOfInvoke, OnHostCall, OnReply
 from isoplug.supervisor.deadline import Deadline
-from isoplug.supervisor.pool.zmtp import framed
 
 __all__ = [
     "DuplicateFrame",

@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 
 from isoplug.shared.errors import CallTimeout, InvalidArgument, PluginError, ResourceLimitExceeded, WorkerCrashed
 from isoplug.shared.messages import Failed, FailureKind, FromWorker, Invoke, Returned, encode
+from isoplug.shared.zmtp import framed
 from isoplug.supervisor.calls.interceptor import Delivery, Proceed
 from isoplug.supervisor.chaos.faults.base import CallFault, register
 from isoplug.supervisor.chaos.faults.signals import Parent, end_by, send, template_of, zygote_of
@@ -23,7 +24,6 @@ from isoplug.supervisor.chaos.faults.waits import (
 from isoplug.supervisor.chaos.faults.wires import AfterInvoke, InsteadOfInvoke, OnReply
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.pool.link import Gone
-from isoplug.supervisor.pool.zmtp import framed
 
 __all__ = ["Crash", "Kill", "OutOfMemory", "Stop", "TemplateKilled", "TemplateStopped", "ZygoteKilled"]
 

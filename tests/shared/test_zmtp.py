@@ -14,7 +14,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoplug.supervisor.pool.zmtp import HANDSHAKE, Inflow, Malformed, framed
+from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed
 
 MOST = 1000
 GREETING, READY = HANDSHAKE[:64], HANDSHAKE[64:]

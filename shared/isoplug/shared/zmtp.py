@@ -1,8 +1,10 @@
 """ZeroMQ's wire protocol, as far as one PAIR socket speaks it to another (ZMTP 3.1, rfc.zeromq.org/spec/37). No I/O.
 
-Workers use libzmq; their supervisor does not. libzmq keeps an unfinished message of many parts without any bound, ends
+Neither a supervisor nor its workers use libzmq. It keeps an unfinished message of many parts without any bound, ends
 the whole process when accept(2) finds no descriptor, and would parse a hostile process's bytes in C++ in the one
-process that must not fall. Here nothing is kept but the frame that is just arriving, and that is bounded:
+process that must not fall; in a worker its thread takes two more wake-ups and some twenty system calls for each
+message, and all of them would have to be allowed. Here nothing is kept but the frame that is just arriving, and that is
+bounded:
 
     greeting (64 bytes, both ways) · READY (both ways) · one message a frame, for ever
 
@@ -48,7 +50,7 @@ def framed(message: bytes) -> bytes:
 
 
 class Inflow:
-    """What one worker sends: ``feed`` takes bytes as they come, ``take`` gives whole messages.
+    """What the other side sends: ``feed`` takes bytes as they come, ``take`` gives whole messages.
 
     Holds at most one frame of ``max_bytes`` and what was fed beyond it, as long as ``feed`` is called only after
     ``take`` had nothing.
@@ -70,7 +72,7 @@ class Inflow:
 
     def take(self) -> bytes | None:
         """The next message, or None when it has not arrived yet. Raises Malformed."""
-        if not self._is_ready and not self._shake_hands():
+        if not self.has_shaken_hands():
             return None
         frame = self._next_frame(self._max_bytes)
         if frame is None:
@@ -80,7 +82,10 @@ class Inflow:
             raise Malformed("a command instead of a message")
         return message
 
-    def _shake_hands(self) -> bool:
+    def has_shaken_hands(self) -> bool:
+        """The other side's handshake has arrived. Raises Malformed."""
+        if self._is_ready:
+            return True
         if not self._has_greeted:
             if len(self._buffer) < _GREETING_BYTES:
                 return False
