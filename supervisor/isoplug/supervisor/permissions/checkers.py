@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from isoplug.shared.errors import PermissionDenied, ServiceError
 from isoplug.supervisor.permissions.rules import (
+    ALLOWED,
     Decision,
     MalformedRules,
     Permission,
@@ -69,7 +70,7 @@ class AllowAll(Checker):
     """Allows everything. For trusted bootstrap and tests."""
 
     def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
-        return Decision(Verdict.ALLOWED)
+        return ALLOWED
 
 
 _Rules: TypeAlias = Mapping[str, PluginRules]
@@ -102,6 +103,7 @@ class Frontmatter(Checker):
     def __init__(self, workspace_root: Path, root_index: RootIndex) -> None:
         self._root = workspace_root
         self._root_index = root_index
+        self._path = None if root_index.path is None else os.path.join(workspace_root, *root_index.path.parts)
         self._snapshot = _Snapshot()
 
     def check(self, plugin_id: str, permission: Permission, target: str) -> Decision:
@@ -125,13 +127,12 @@ class Frontmatter(Checker):
         return self._current().rules.get(plugin_id)
 
     def _current(self) -> _Snapshot:
-        if self._root_index.path is None:
+        if self._path is None:
             return _Snapshot(problem=self._root_index.reason or "the workspace has no root index")
-        path = self._root.joinpath(*self._root_index.path.parts)
         snapshot = self._snapshot
         try:
-            if not snapshot.is_trusted or _signature(os.lstat(path)) != snapshot.signature:
-                snapshot = self._snapshot = _read(path, self._root_index.path)
+            if not snapshot.is_trusted or _signature(os.lstat(self._path)) != snapshot.signature:
+                snapshot = self._snapshot = _read(self._path, str(self._root_index.path))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             name = str(self._root_index.path)
@@ -150,7 +151,7 @@ _FILE_PERMISSIONS: Final = frozenset(
 )
 
 
-def _read(path: Path, name: WorkspacePath) -> _Snapshot:
+def _read(path: str, name: str) -> _Snapshot:
     """Read the root index. Raises OSError. A file that changes meanwhile is read again, since half of an old
     and half of a new `plugins` is neither."""
     for _ in range(_ATTEMPTS):
@@ -158,7 +159,7 @@ def _read(path: Path, name: WorkspacePath) -> _Snapshot:
         with open(descriptor, "rb") as stream:
             before = os.fstat(descriptor)
             if not stat.S_ISREG(before.st_mode):
-                return _Snapshot(problem=f"the root index {str(name)!r} is not a regular file")
+                return _Snapshot(problem=f"the root index {name!r} is not a regular file")
             read_at_ns = time.time_ns()
             data = stream.read(frontmatter.HEAD_BYTES)
             after = os.fstat(descriptor)
@@ -166,14 +167,14 @@ def _read(path: Path, name: WorkspacePath) -> _Snapshot:
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             changed_at_ns = max(before.st_mtime_ns, before.st_ctime_ns)
             return _interpret(data, name, _signature(before), read_at_ns - changed_at_ns > _RACY_NS)
-    return _Snapshot(problem=f"the root index {str(name)!r} is being changed while it is read")
+    return _Snapshot(problem=f"the root index {name!r} is being changed while it is read")
 
 
-def _interpret(data: bytes, name: WorkspacePath, signature: _Signature, is_trusted: bool) -> _Snapshot:
+def _interpret(data: bytes, name: str, signature: _Signature, is_trusted: bool) -> _Snapshot:
     try:
         rules = parse_plugins(frontmatter.parse(data).get("plugins"))
     except (ServiceError, MalformedRules) as error:
-        problem = f"the root index {str(name)!r} grants nothing: {error}"
+        problem = f"the root index {name!r} grants nothing: {error}"
         return _Snapshot({}, problem, signature, is_trusted)
     return _Snapshot(rules, "", signature, is_trusted)
 

@@ -16,14 +16,15 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from functools import lru_cache
-from typing import TypeAlias, assert_never
+from functools import cached_property
+from typing import Final, TypeAlias, assert_never
 from urllib.parse import unquote
 
 from isoplug.shared.errors import InvalidArgument
 from isoplug.supervisor.workspace.path import components, link_target
 
 __all__ = [
+    "ALLOWED",
     "Decision",
     "MalformedRules",
     "Permission",
@@ -66,13 +67,21 @@ class Decision:
         return self.verdict is Verdict.ALLOWED
 
 
-@dataclass(frozen=True, slots=True)
+ALLOWED: Final = Decision(Verdict.ALLOWED)
+
+
+@dataclass(frozen=True)
 class Rule:
     """Scopes as written. ``quota_bytes`` counts for `plugin_storage` only."""
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     quota_bytes: int | None = None
+
+    @cached_property
+    def files(self) -> _FileRule:
+        """Its scopes as names of files, read once for all checks."""
+        return _FileRule.of(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,44 +232,9 @@ def check(rules: PluginRules | None, permission: Permission, target: str) -> Dec
     rule = None if rules is None else rules.rules.get(permission)
     if rule is None:
         if permission is Permission.PLUGIN_STORAGE:  # private to the plugin anyway
-            return Decision(Verdict.ALLOWED)
+            return ALLOWED
         return Decision(Verdict.NOT_CONFIGURED, "no rule says anything about it")
-    matches = _matcher(permission, target)
-    if isinstance(matches, _Unusable):
-        return Decision(Verdict.DENIED, matches.problem)
-    return _decide(rule, matches)
-
-
-def _decide(rule: Rule, matches: _Matcher) -> Decision:
-    for scope in rule.exclude:
-        outcome = _is_all(scope) or matches(scope, True)
-        if isinstance(outcome, _Unusable):
-            problem = f"exclude scope {scope!r} cannot be used ({outcome.problem}), so it closes everything"
-            return Decision(Verdict.DENIED, problem)
-        if outcome:
-            return Decision(Verdict.DENIED, f"excluded by {scope!r}")
-    reason = "no include scope covers it"
-    for scope in rule.include:
-        outcome = _is_all(scope) or matches(scope, False)
-        if isinstance(outcome, _Unusable):
-            reason += f"; include scope {scope!r} cannot be used ({outcome.problem})"
-        elif outcome:
-            return Decision(Verdict.ALLOWED)
-    return Decision(Verdict.DENIED, reason)
-
-
-def _is_all(scope: str) -> bool:
-    return scope.strip().lower() == "all"
-
-
-def _matcher(permission: Permission, target: str) -> _Matcher | _Unusable:
     match permission:
-        case Permission.PLUGIN_STORAGE:
-            return lambda _scope, _is_exclude: False  # only `all` counts
-        case Permission.HTTP_REQUESTS:
-            return _host_matcher(target)
-        case Permission.EXECUTE_COMMANDS:
-            return _command_matcher(target)
         case (
             Permission.READ_FILES
             | Permission.EDIT_FILES
@@ -268,9 +242,53 @@ def _matcher(permission: Permission, target: str) -> _Matcher | _Unusable:
             | Permission.DELETE_FILES
             | Permission.MOVE_FILES
         ):
-            return _file_matcher(target)
+            return _decide_file(rule.files, target)
+        case Permission.PLUGIN_STORAGE:
+            return _decide(rule, lambda _scope, _is_exclude: False)  # only `all` counts
+        case Permission.HTTP_REQUESTS:
+            return _decide(rule, _host_matcher(target))
+        case Permission.EXECUTE_COMMANDS:
+            return _decide(rule, _command_matcher(target))
         case _:
             assert_never(permission)
+
+
+def _decide(rule: Rule, matches: _Matcher | _Unusable) -> Decision:
+    if isinstance(matches, _Unusable):
+        return Decision(Verdict.DENIED, matches.problem)
+    for scope in rule.exclude:
+        outcome = _is_all(scope) or matches(scope, True)
+        if isinstance(outcome, _Unusable):
+            return Decision(Verdict.DENIED, _closing(scope, outcome))
+        if outcome:
+            return Decision(Verdict.DENIED, _excluding(scope))
+    reason = _NOT_COVERED
+    for scope in rule.include:
+        outcome = _is_all(scope) or matches(scope, False)
+        if isinstance(outcome, _Unusable):
+            reason += _not_opening(scope, outcome)
+        elif outcome:
+            return ALLOWED
+    return Decision(Verdict.DENIED, reason)
+
+
+_NOT_COVERED: Final = "no include scope covers it"
+
+
+def _closing(scope: str, unusable: _Unusable) -> str:
+    return f"exclude scope {scope!r} cannot be used ({unusable.problem}), so it closes everything"
+
+
+def _excluding(scope: str) -> str:
+    return f"excluded by {scope!r}"
+
+
+def _not_opening(scope: str, unusable: _Unusable) -> str:
+    return f"; include scope {scope!r} cannot be used ({unusable.problem})"
+
+
+def _is_all(scope: str) -> bool:
+    return scope.strip().lower() == "all"
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -278,31 +296,63 @@ def _matcher(permission: Permission, target: str) -> _Matcher | _Unusable:
 _Parts: TypeAlias = tuple[str, ...]
 
 
-def _file_matcher(target: str) -> _Matcher | _Unusable:
+@dataclass(frozen=True, slots=True)
+class _FileRule:
+    """A rule for files, ready to be asked. What a scope reaches is a path and everything below it; the empty path is
+    the workspace.
+
+    ``closed``: what excludes reach, case-folded, with the rank of the first one that does and what it says.
+    ``opened``: what includes reach. ``otherwise``: why nothing else is. ``depth``: of the deepest path in either.
+    """
+
+    closed: Mapping[_Parts, tuple[int, str]]
+    opened: frozenset[_Parts]
+    otherwise: str
+    depth: int
+
+    @classmethod
+    def of(cls, rule: Rule) -> _FileRule:
+        closed: dict[_Parts, tuple[int, str]] = {}
+        for rank, scope in enumerate(rule.exclude):
+            spellings = ((),) if _is_all(scope) else _file_scope(scope)
+            if isinstance(spellings, _Unusable):
+                closed.setdefault((), (rank, _closing(scope, spellings)))
+                continue
+            for spelling in spellings:
+                closed.setdefault(_reach(_folded(spelling)), (rank, _excluding(scope)))
+        opened: set[_Parts] = set()
+        otherwise = _NOT_COVERED
+        for scope in rule.include:
+            spellings = ((),) if _is_all(scope) else _file_scope(scope)
+            if isinstance(spellings, _Unusable):
+                otherwise += _not_opening(scope, spellings)
+            else:
+                opened.add(_reach(spellings[0]))
+        return cls(closed, frozenset(opened), otherwise, max(map(len, (*closed, *opened)), default=0))
+
+    def ways_to(self, parts: _Parts) -> list[_Parts]:
+        """The path itself and what it lies in, as deep as any scope reaches."""
+        return [parts[:length] for length in range(min(len(parts), self.depth) + 1)]
+
+
+def _decide_file(rule: _FileRule, target: str) -> Decision:
     parts = components(target)
     if ".." in parts or "\0" in target:
-        return _Unusable("the target is not a path inside the workspace")
-
-    def matches(scope: str, is_exclude: bool) -> bool | _Unusable:
-        spellings = _file_scope(scope)
-        if isinstance(spellings, _Unusable):
-            return spellings
-        if is_exclude:
-            folded = _folded(parts)
-            return any(_covers(_folded(spelling), folded) for spelling in spellings)
-        return _covers(spellings[0], parts)
-
-    return matches
+        return Decision(Verdict.DENIED, "the target is not a path inside the workspace")
+    if rule.closed:
+        refusals = [rule.closed[way] for way in rule.ways_to(_folded(parts)) if way in rule.closed]
+        if refusals:
+            return Decision(Verdict.DENIED, min(refusals)[1])
+    if rule.opened.isdisjoint(rule.ways_to(parts)):
+        return Decision(Verdict.DENIED, rule.otherwise)
+    return ALLOWED
 
 
-def _covers(scope: _Parts, target: _Parts) -> bool:
-    """The same path and everything below; a folder's index file stands for its folder."""
-    if target[: len(scope)] == scope:
-        return True
-    return len(scope) > 1 and scope[-1].lower().endswith(".md") and target[: len(scope) - 1] == scope[:-1]
+def _reach(scope: _Parts) -> _Parts:
+    """A folder's index file stands for its folder."""
+    return scope[:-1] if len(scope) > 1 and scope[-1].lower().endswith(".md") else scope
 
 
-@lru_cache(maxsize=4096)
 def _file_scope(scope: str) -> tuple[_Parts, ...] | _Unusable:
     """The path that a scope names, as written, and then other ways to read it, which count for excludes
     only."""
@@ -323,11 +373,14 @@ def _file_scope(scope: str) -> tuple[_Parts, ...] | _Unusable:
     return tuple(dict.fromkeys([*spellings, components(scope)]))
 
 
-@lru_cache(maxsize=4096)
 def _folded(parts: _Parts) -> _Parts:
     # Unicode's canonical caseless match (D145), which is what case-folding file systems come to.
     text = "/".join(parts)
-    return tuple(unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold()).split("/"))
+    if text.isascii():
+        folded = text.lower()
+    else:
+        folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
+    return tuple(folded.split("/")) if parts else ()
 
 
 # --- hosts --------------------------------------------------------------------------------------------------
