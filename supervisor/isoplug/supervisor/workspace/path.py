@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from isoplug.shared.errors import ServiceError
@@ -27,11 +28,14 @@ __all__ = ["WorkspacePath", "components", "is_temporary", "link_target"]
 MAX_PATH_BYTES: Final = 4096  # PATH_MAX
 MAX_NAME_BYTES: Final = 255  # NAME_MAX
 
+_KEPT_CHARACTERS: Final = 200
+"""Longer paths are parsed anew each time: guests choose them, and what is kept of them is a few MB at most."""
+
 
 def components(text: str) -> tuple[str, ...]:
     """Split a path: backslashes are separators; empty components and ``.`` are dropped; ``..`` is kept for
     the caller."""
-    return tuple(part for part in text.replace("\\", "/").split("/") if part not in ("", "."))
+    return tuple([part for part in text.replace("\\", "/").split("/") if part and part != "."])
 
 
 def link_target(text: str) -> str | None:
@@ -87,13 +91,9 @@ class WorkspacePath:
             ServiceError: NUL, not UTF-8, too long, ``..`` anywhere, absolute outside the root, or a reserved
                 name.
         """
-        _require_text(text)
-        parts = components(text)
-        if ".." in parts:
-            raise ServiceError(f"the path {_shown(text)} contains '..', which is not allowed")
         if text.startswith(("/", "\\")):
-            parts = _below(root, parts, text)
-        return cls(parts)
+            return cls(_below(root, _components(text), text))
+        return _relative(text) if len(text) <= _KEPT_CHARACTERS else cls(_components(text))
 
     @property
     def text(self) -> str:
@@ -123,6 +123,21 @@ class WorkspacePath:
 
     def __str__(self) -> str:
         return self.text or "."
+
+
+@lru_cache(maxsize=512)
+def _relative(text: str) -> WorkspacePath:
+    """Of what was parsed last: a host call parses its path twice, for the rules and for the disk, and the next one
+    often names the same file."""
+    return WorkspacePath(_components(text))
+
+
+def _components(text: str) -> tuple[str, ...]:
+    _require_text(text)
+    parts = components(text)
+    if ".." in parts:
+        raise ServiceError(f"the path {_shown(text)} contains '..', which is not allowed")
+    return parts
 
 
 def _below(root: Path | None, parts: tuple[str, ...], text: str) -> tuple[str, ...]:
