@@ -186,8 +186,12 @@ def constant(answer: bytes) -> Refuse:
     return lambda _message: answer
 
 
+#: Made once: ``json.dumps`` makes one a call unless it is told nothing.
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def to_json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
+    return _JSON.encode(value).encode("utf-8", "replace")
 
 
 def _encode(answer: Any) -> bytes:
