@@ -62,6 +62,19 @@ def test_the_earliest_of_several_instants_counts(keeper: Keeper) -> None:
     wait_until(lambda: not keepers())  # the later instants are forgotten
 
 
+def test_many_that_are_due_at_one_instant_come_in_the_order_in_which_they_asked(keeper: Keeper) -> None:
+    order: list[int] = []
+    at = time.monotonic() + 0.05
+    many = [Tended(lambda number=number: order.append(number)) for number in range(50)]
+    for tended in many:
+        keeper.visit(tended, at + 600.0)
+    for tended in many:
+        keeper.visit(tended, at)  # the later instants are forgotten
+    wait_until(lambda: len(order) == len(many))
+    assert order == list(range(50))
+    wait_until(lambda: not keepers())
+
+
 def test_a_visit_may_ask_for_the_next_one(keeper: Keeper) -> None:
     tended = Tended(lambda: keeper.visit(tended, time.monotonic()) if len(tended.visits) < 5 else None)
     keeper.visit(tended)

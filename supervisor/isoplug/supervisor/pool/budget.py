@@ -177,16 +177,17 @@ class Budget:
 class Idleness:
     """A worker that nobody asks anything has nothing to compute. ``cpu`` reads its CPU clock."""
 
-    __slots__ = ("_cpu", "_cpu_before", "_now", "_since")
+    __slots__ = ("_cpu", "_cpu_before", "_now", "since")
 
     def __init__(self, cpu: Callable[[], float], now: Callable[[], float] = time.monotonic) -> None:
         self._cpu, self._now = cpu, now
-        self._since = -math.inf  # it has not answered yet, so anything can be explained
+        #: The instant of its last answer.
+        self.since = -math.inf  # it has not answered yet, so anything can be explained
         self._cpu_before = 0.0
 
     def begin(self) -> None:
         """It has answered."""
-        self._since, self._cpu_before = self._now(), self._cpu()
+        self.since, self._cpu_before = self._now(), self._cpu()
 
     @property
     def wasted_seconds(self) -> float:
@@ -194,5 +195,5 @@ class Idleness:
         used = self._cpu() - self._cpu_before
         if used <= _SETTLING_SECONDS:  # on the path of every call
             return 0.0
-        explained = _SETTLING_SECONDS + _RESTING_SHARE * (self._now() - self._since)
+        explained = _SETTLING_SECONDS + _RESTING_SHARE * (self._now() - self.since)
         return used if used > explained else 0.0

@@ -3,6 +3,9 @@ replaces what has served for long or has grown."""
 
 from __future__ import annotations
 
+import heapq
+import itertools
+import math
 import threading
 import time
 from typing import Protocol
@@ -31,6 +34,9 @@ class Keeper:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._visits: dict[Tended, float] = {}
+        # The earliest first. What agrees no longer with ``_visits`` is left in it, and skipped when its time comes.
+        self._queue: list[tuple[float, int, Tended]] = []
+        self._numbers = itertools.count()  # of two visits at one instant, the one that was asked for first
         self._thread: threading.Thread | None = None
         self._is_closed = False
 
@@ -39,15 +45,20 @@ class Keeper:
         with self._lock:
             if self._is_closed:
                 return
-            self._visits[tended] = min(at, self._visits.get(tended, at))
+            if at < self._visits.get(tended, math.inf):
+                # In this order: an interrupt (Ctrl-C) in between leaves nothing that the thread would stumble over.
+                heapq.heappush(self._queue, (at, next(self._numbers), tended))
+                self._visits[tended] = at
             if self._thread is None:
                 self._begin()
-            self._changed.notify()
+            elif self._queue[0][2] is tended:
+                self._changed.notify()
 
     def forget(self, tended: Tended) -> None:
         with self._lock:
             self._visits.pop(tended, None)
-            self._changed.notify()
+            if not self._visits:
+                self._changed.notify()
 
     def close(self) -> None:
         """No more visits; waits for one that is under way. Idempotent."""
@@ -79,11 +90,16 @@ class Keeper:
     def _next(self) -> Tended | None:
         with self._lock:
             while self._visits:
-                tended, at = min(self._visits.items(), key=lambda visit: visit[1])
+                at, _, tended = self._queue[0]
                 wait_seconds = at - time.monotonic()
-                if wait_seconds <= 0:
+                if self._visits.get(tended) != at:
+                    heapq.heappop(self._queue)
+                elif wait_seconds <= 0:
+                    heapq.heappop(self._queue)
                     del self._visits[tended]
                     return tended
-                self._changed.wait(wait_seconds)
+                else:
+                    self._changed.wait(wait_seconds)
+            self._queue.clear()
             self._thread = None  # whoever asks from now on begins another
             return None

@@ -43,8 +43,12 @@ _log = get_logger(__name__)
 
 #: How long a process whose socket has closed may take to be seen dead.
 _DYING_SECONDS = 0.25
-#: Between two looks at the workers: what they do while they are idle, and their memory when there is a bound on it.
-_LOOK_SECONDS = 1.0
+#: Between two looks at the workers: what they do while they are idle, and their memory when there is a bound on it. The
+#: longer nobody has asked them anything, the rarer, within these bounds. All pools look at the same instants, full
+#: seconds, so that an idle supervisor wakes up once for all of them.
+_LOOK_SECONDS, _RARE_LOOK_SECONDS = 1.0, 5.0
+#: The next look comes when they have been quiet for so much longer.
+_LOOK_SHARE = 0.2
 #: Until a start is tried again that the machine had no thread for.
 _NO_THREAD_SECONDS = 1.0
 
@@ -386,16 +390,23 @@ class Pool:
 
     def _plan_visit(self) -> None:
         """With the lock held."""
-        recycle = self._settings.recycle
+        recycle, now = self._settings.recycle, time.monotonic()
         instants = [self._extras.next_expiry]
         staying = [member for member in self._crew.members if not member.leaves_because]
         if recycle.age_seconds:
             instants += [member.worker.started_at + recycle.age_seconds for member in staying]
         if self._crew.members or self._extras.warm:
-            instants.append(time.monotonic() + _LOOK_SECONDS)
+            instants.append(self._next_look(now))
         due = [instant for instant in instants if instant is not None]
         if due and not self._is_closed:
             self._keeper.visit(self, min(due))
+
+    def _next_look(self, now: float) -> float:
+        """With the lock held, while there are workers."""
+        workers = (*self._crew.members, *self._extras.warm)
+        asked_at = max(now if member.holder else member.worker.idleness.since for member in workers)
+        pause_seconds = max(_LOOK_SECONDS, min(_RARE_LOOK_SECONDS, (now - asked_at) * _LOOK_SHARE))
+        return (now + pause_seconds) // _LOOK_SECONDS * _LOOK_SECONDS
 
     # --- lending --------------------------------------------------------------------------------------------------
 

@@ -163,7 +163,7 @@ class Worker:
 
     def misdeed(self) -> str:
         """What it did while nobody asked it anything; nothing when it has kept still, or ends. As ``is_fit``."""
-        if not self.process.is_alive:
+        if self.is_fit() or not self.process.is_alive:
             return ""
         if wasted := self.idleness.wasted_seconds:
             return f"it used {wasted:.1f} s of CPU while nobody asked it anything"
