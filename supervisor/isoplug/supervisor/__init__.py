@@ -13,8 +13,6 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from isoplug.supervisor.machine import check_platform
-
 if TYPE_CHECKING:
     from isoplug.shared.errors import (
         AppVersionTooOld,
@@ -178,7 +176,7 @@ def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name in _HOMES and sys.platform == "win32":  # where not even the imports below would work
-        check_platform()
+        import_module("isoplug.supervisor.machine").check_platform()
     value = getattr(import_module(_HOMES.get(name, "isoplug.shared.errors")), name)
     globals()[name] = value
     return value

@@ -13,7 +13,6 @@ import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from pydantic import ValidationError
 from isoplug.shared.errors import InvalidArgument, PluginError
 from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, Returned
+from isoplug.shared.version import VERSION
 from isoplug.supervisor.assembly import OwnServices, build_launcher, build_services, module_folder, runtime_folder
 from isoplug.supervisor.calls import CallRunner, Delivery, Frame, Proceed
 from isoplug.supervisor.config import Config, Limits
@@ -336,8 +336,8 @@ def _with_notes(replayed: Replayed, *, is_own_module: bool) -> Replayed:
     recording, notes = replayed.recording, []
     if is_own_module:
         notes.append("another module was run than the one that was recorded")
-    if recording.isoplug_version != version("isoplug"):
-        notes.append(f"it was recorded by isoplug {recording.isoplug_version}, this is {version('isoplug')}")
+    if recording.isoplug_version != VERSION:
+        notes.append(f"it was recorded by isoplug {recording.isoplug_version}, this is {VERSION}")
     if any(call.unanswered is Unanswered.GONE for call in recording.call.host_calls):
         notes.append("the worker was killed from outside during its last host call, and so it was now")
     if replayed.verdict is Verdict.OTHER_RESULT and replayed.recorded.cause == "SIGKILL":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -91,6 +92,36 @@ def test_help_leads_with_examples_and_ends_with_the_exit_codes(shell: Shell) -> 
     assert err == ""
     assert "Examples:" in shell.run("call", "-h")[0]
     assert re.fullmatch(r"isoplug, version \d+\.\d+\.\d+\n", shell.run("--version")[0])
+
+
+def test_the_version_is_that_of_the_installed_package(shell: Shell) -> None:
+    assert shell.run("--version")[0].split()[-1] == importlib.metadata.version("isoplug")
+
+
+def test_help_lists_every_command_with_what_it_does_and_a_name_that_was_misspelt_is_guessed(shell: Shell) -> None:
+    listed = shell.run("--help")[0].partition("Commands:")[2].partition("Exit codes:")[0].strip().splitlines()
+    names = [line.split()[0] for line in listed]
+    assert names == sorted(names)
+    assert {"call", "chaos", "list", "run", "sign", "status"} <= set(names)
+    for line in listed:
+        name, *words = line.split()
+        assert " ".join(words).rstrip(".") in " ".join(shell.run(name, "--help")[0].split())
+    assert "Did you mean 'status'?" in shell.run("statsu", code=2)[1]
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["call", "--help"]])
+def test_a_command_line_has_not_imported_what_it_does_not_need(arguments: list[str]) -> None:
+    """Each of these takes longer to import than ``isoplug --version`` takes in all."""
+    script = f"""import sys; sys.argv[1:] = {arguments}
+try:
+    from isoplug.supervisor.cli import main; main()
+finally:
+    print(*sys.modules, sep="\\n", file=sys.stderr)"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    modules = set(done.stderr.split())
+    assert "click" in modules
+    assert not modules & {"aiohttp", "asyncio", "importlib.metadata", "msgpack", "psutil", "pydantic", "rich"}
+    assert not modules & {"isoplug.supervisor.supervisor", "isoplug.supervisor.cli.chaos"}
 
 
 @pytest.mark.parametrize(

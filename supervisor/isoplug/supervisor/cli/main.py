@@ -1,41 +1,41 @@
-"""``isoplug inspect | list | call | event | demo``; ``service`` has the commands of and for a running service,
-``signing`` those about signatures, ``crashes`` those about crashes and recordings, ``doctor`` the one about this
-machine, ``chaos`` puts plugins through faults."""
+"""The group of all commands. Each lives in the module that the table names, and is imported when it is asked for, so
+that none waits for what another one needs."""
 
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import sys
-from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
 
 import click
 
-from isoplug.supervisor.cli import service, signing
-from isoplug.supervisor.cli.chaos import chaos
-from isoplug.supervisor.cli.crashes import crashes, replay
-from isoplug.supervisor.cli.doctor import doctor
-from isoplug.supervisor.cli.options import (
-    Choice,
-    choosing,
-    config_option,
-    fail,
-    json_option,
-    keys_and_paths,
-    parsed,
-    parsed_object,
-    print_json,
-    recorded,
-    reporting,
-)
-
-if TYPE_CHECKING:  # what is imported here costs every ``--help`` its time, so commands import what they need
-    from isoplug.supervisor.supervisor import Supervisor
+from isoplug.shared.version import VERSION
 
 __all__ = ["main"]
+
+_HERE = "isoplug.supervisor.cli"
+
+#: name → module and attribute.
+_COMMANDS = {
+    "call": (f"{_HERE}.plugins", "call"),
+    "chaos": (f"{_HERE}.chaos", "chaos"),
+    "crashes": (f"{_HERE}.crashes", "crashes"),
+    "demo": (f"{_HERE}.plugins", "demo"),
+    "doctor": (f"{_HERE}.doctor", "doctor"),
+    "drain": (f"{_HERE}.service", "drain"),
+    "event": (f"{_HERE}.plugins", "event"),
+    "inspect": (f"{_HERE}.plugins", "inspect"),
+    "list": (f"{_HERE}.plugins", "list_plugins"),
+    "poisoned": (f"{_HERE}.service", "poisoned"),
+    "reload": (f"{_HERE}.service", "reload"),
+    "replay": (f"{_HERE}.crashes", "replay"),
+    "reset": (f"{_HERE}.service", "reset"),
+    "run": (f"{_HERE}.service", "run"),
+    "sign": (f"{_HERE}.signing", "sign"),
+    "status": (f"{_HERE}.service", "status"),
+    "verify": (f"{_HERE}.signing", "verify"),
+}
 
 
 def main() -> None:
@@ -51,12 +51,26 @@ def main() -> None:
         sys.exit(1)
 
 
+class _Commands(click.Group):
+    """Of its ``commands`` click itself needs the names, to list them and to guess the one that was meant; what stands
+    for each is empty."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute = _COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
 @click.group(
+    cls=_Commands,
+    commands={name: click.Command(name) for name in _COMMANDS},
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 success, 1 the command failed, 2 usage, 3 permission denied, 4 timeout, 5 worker crashed or "
     "quarantined, 6 load failure.",
 )
-@click.version_option(version("isoplug"), prog_name="isoplug")
+@click.version_option(VERSION, prog_name="isoplug")
 def cli() -> None:
     """Run other people's WebAssembly plugins, each in a process of its own.
 
@@ -75,165 +89,3 @@ def cli() -> None:
       isoplug status --watch --config isoplug.toml
       isoplug crashes --config isoplug.toml
     """
-
-
-for command in (*service.COMMANDS, *signing.COMMANDS, doctor, chaos, replay, crashes):
-    cli.add_command(command)
-
-
-@cli.command()
-@click.argument("wasm", type=click.Path(path_type=Path))
-@config_option
-@json_option
-@reporting
-def inspect(wasm: Path, config: Path | None, as_json: bool) -> None:
-    """Show the manifest of a plugin.wasm. It gets no permissions and no workspace.
-
-    With --config, its limits, pins and trusted keys count.
-
-    \b
-    Example: isoplug inspect plugins/words/plugin.wasm --json
-    """
-    from isoplug.shared.errors import PluginError, SetupError
-    from isoplug.supervisor.cli import show
-    from isoplug.supervisor.cli.exits import LOAD_FAILED
-    from isoplug.supervisor.config import load_config
-    from isoplug.supervisor.inspection import inspect as inspect_module
-
-    settings = None if config is None else load_config(config)
-    try:
-        manifest = inspect_module(wasm, config=settings)
-    except SetupError:
-        raise
-    except PluginError as error:  # a trap or timeout while it loads is a load failure like any other
-        fail(error, LOAD_FAILED)
-    if as_json:
-        print_json(manifest.to_json_object())
-    else:
-        show.manifest(manifest)
-
-
-@cli.command("list")
-@json_option
-@reporting
-@choosing
-def list_plugins(choice: Choice, as_json: bool) -> None:
-    """Load all plugins and show how they are. Exit code 6 when one could not be loaded.
-
-    \b
-    Example: isoplug list --plugins plugins --workspace journal
-    """
-    from isoplug.supervisor.cli import show
-    from isoplug.supervisor.cli.exits import LOAD_FAILED
-
-    with choice.supervisor() as supervisor:
-        statuses, load_errors = list(supervisor.status().values()), supervisor.load_errors
-        if as_json:
-            errors = {name: {"code": error.code, "message": str(error)} for name, error in load_errors.items()}
-            print_json({"plugins": [status.to_json() for status in statuses], "load_errors": errors})
-        else:
-            show.status_table(statuses)
-    if load_errors:
-        sys.exit(LOAD_FAILED)
-
-
-@cli.command()
-@click.argument("plugin")
-@click.argument("command")
-@click.option("--params", default="null", callback=parsed, metavar="JSON", help="Parameters of the command.")
-@click.option(
-    "--file",
-    "files",
-    multiple=True,
-    callback=keys_and_paths,
-    metavar="KEY=PATH",
-    help="Offer a file to the plugin; may be repeated.",
-)
-@click.option("--timeout", type=float, metavar="SECONDS", help="Deadline of the call and all it causes.")
-@click.option("--retries", type=int, default=0, help="Repeat it so often while that cannot repeat an effect.")
-@click.option("--strict", is_flag=True, help="Fail with 3 when a rule refused anything at all.")
-@click.option("--attach", is_flag=True, help="Let the running service make the call; it need not load the plugins.")
-@json_option
-@reporting
-@choosing
-@recorded
-def call(
-    choice: Choice,
-    plugin: str,
-    command: str,
-    params: Any,
-    files: dict[str, Path],
-    timeout: float | None,
-    retries: int,
-    strict: bool,
-    attach: bool,
-    as_json: bool,
-) -> None:
-    """Run COMMAND of PLUGIN and print its result. It is JSON, on one line with --json.
-
-    \b
-    Examples:
-      isoplug call diaryx.words count --plugins plugins --workspace journal
-      isoplug call diaryx.import run --file archive=old.zip --config isoplug.toml
-      isoplug call --attach diaryx.words count --config isoplug.toml
-    """
-    options: dict[str, Any] = {"timeout": timeout, "retries": retries, "strict": strict}
-    if attach:
-        if choice.is_recorded:
-            raise click.UsageError("--record is for calls made here; start the service with it, or set [record]")
-        result = service.attached_call(choice, plugin, command, params, files, options)
-    else:
-        with choice.supervisor() as supervisor:
-            _require_loaded(supervisor, plugin)
-            result = supervisor.command(plugin, command, params, files=files, **options)
-    print_json(result, indent=None if as_json else 2)
-
-
-@cli.command()
-@click.argument("event_type", metavar="TYPE")
-@click.option("--payload", default="{}", callback=parsed_object, metavar="JSON", help="What the event says.")
-@json_option
-@reporting
-@choosing
-@recorded
-def event(choice: Choice, event_type: str, payload: dict[str, Any], as_json: bool) -> None:
-    """Send an event to the plugins that listen. Wait until they have handled it, print how many got it.
-
-    \b
-    Example: isoplug event file_saved --payload '{"path": "a.md"}' --config isoplug.toml
-    """
-    from isoplug.supervisor.cli.exits import TIMED_OUT
-
-    with choice.supervisor() as supervisor:
-        receivers = supervisor.emit(event_type, payload)
-        # Each wait ends with the default timeout, as does each handler: after two of them even a spinning one is over.
-        are_handled = supervisor.flush_events() or supervisor.flush_events()
-    if not are_handled:
-        click.secho("isoplug: call_timeout: not every plugin handled the event in time", fg="red", err=True)
-        sys.exit(TIMED_OUT)
-    if as_json:
-        print_json({"receivers": receivers})
-    else:
-        click.echo(f"{event_type}: delivered to {receivers} plugin{'' if receivers == 1 else 's'}")
-
-
-@cli.command()
-@functools.partial(reporting, quiet="CRITICAL")  # its crash is meant, and shown
-def demo() -> None:
-    """Show everything on a sample journal. It takes seconds: commands, a denial, a crash, a recursion."""
-    from isoplug.supervisor.demo import run
-
-    run()
-
-
-def _require_loaded(supervisor: Supervisor, plugin: str) -> None:
-    """A plugin that failed to load is a load failure, whatever it failed of, and not an unknown name."""
-    from isoplug.shared.errors import PluginNotFound
-    from isoplug.supervisor.cli.exits import LOAD_FAILED
-
-    if plugin in supervisor.plugins:
-        return
-    for folder, error in supervisor.load_errors.items():
-        if plugin in (folder, error.plugin_id):
-            fail(error, LOAD_FAILED)
-    raise PluginNotFound(plugin, tuple(supervisor.plugins), tuple(supervisor.load_errors))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from isoplug.shared.errors import PluginNotFound
     from isoplug.supervisor.service.client import Client
 
-__all__ = ["COMMANDS", "attached_call"]
+__all__ = ["attached_call", "drain", "poisoned", "reload", "reset", "run", "status"]
 
 
 @click.command()
@@ -172,9 +172,6 @@ def reload(choice: Choice, as_json: bool) -> None:
         show.reload_report(report)
     if report["refused"]:
         sys.exit(LOAD_FAILED)
-
-
-COMMANDS = (run, status, reset, poisoned, drain, reload)
 
 
 def attached_call(

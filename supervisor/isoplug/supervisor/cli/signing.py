@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from isoplug.supervisor.integrity import IntegrityPolicy
     from isoplug.supervisor.integrity.ed25519 import SigningKey
 
-__all__ = ["COMMANDS"]
+__all__ = ["sign", "verify"]
 
 _PASSPHRASE = "ISOPLUG_KEY_PASSPHRASE"
 
@@ -169,6 +169,3 @@ def _policy(keys: tuple[Path, ...], config: Path | None) -> IntegrityPolicy:
     if not keys:
         return policy
     return replace(policy, trusted=[load_trusted_key(key) for key in keys], is_signature_required=True)
-
-
-COMMANDS = (sign, verify)

@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 
 from isoplug.shared.errors import SetupError
 from isoplug.shared.lockdown import Layer, Lockdown, Protection
+from isoplug.shared.version import VERSION
 from isoplug.supervisor.assembly import runtime_folder
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.doctor import surroundings
@@ -61,7 +61,7 @@ def examine(config: Config) -> Report:
         None if sight is None else _finding(sight),
         failure,
         {
-            "isoplug": version("isoplug"),
+            "isoplug": VERSION,
             "python": platform.python_version(),
             "libc": " ".join(platform.libc_ver()).strip() or "unknown",
             **offers.versions,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import threading
 import time
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
 from isoplug.shared.errors import PluginError
 from isoplug.shared.messages import Failed, Returned
+from isoplug.shared.version import VERSION
 from isoplug.supervisor.calls import Delivery, Proceed
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.host import GuestAbort
@@ -188,7 +187,7 @@ class Recorder:
                 served=served,
                 patience_seconds=patience_seconds,
                 limits=origin.limits.model_dump_json(),
-                isoplug_version=_version(),
+                isoplug_version=VERSION,
                 start=tuple(start),
                 call=call,
                 gap=gap,
@@ -239,8 +238,3 @@ class Recorder:
 
 def _size(step: Step) -> int:
     return len(step.data) + len(step.ending.output) + sum(map(size_of, step.host_calls))
-
-
-@functools.cache
-def _version() -> str:
-    return version("isoplug")

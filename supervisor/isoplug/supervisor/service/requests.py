@@ -7,11 +7,11 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, TypeAlias, assert_never
 
 from isoplug.shared.errors import InvalidArgument, PluginError, ResourceLimitExceeded, SupervisorClosed
 from isoplug.shared.record import CallRecord
+from isoplug.shared.version import VERSION
 from isoplug.supervisor.service.protocol import (
     Call,
     Cancel,
@@ -145,4 +145,4 @@ def _require_running(service: Service, plugin_id: str | None = None) -> None:
 
 
 def _facts(service: Service) -> dict[str, Any]:
-    return {"pid": os.getpid(), "version": version("isoplug"), "phase": service.phase}
+    return {"pid": os.getpid(), "version": VERSION, "phase": service.phase}
