@@ -36,7 +36,7 @@ def confined(*steps: Callable[[], Any]) -> Ending:
         _run(steps, write_end)
     os.close(write_end)
     pidfd = os.pidfd_open(pid)
-    poll = select.poll()  # templates use it as well, so the nested forks of these tests may
+    poll = select.poll()
     poll.register(pidfd, select.POLLIN)
     if not poll.poll(WAIT_SECONDS * 1000):
         os.kill(pid, signal.SIGKILL)

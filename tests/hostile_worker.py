@@ -20,9 +20,8 @@ import signal
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
@@ -72,15 +71,14 @@ def take_over() -> None:
         is_hostile = wasm.startswith(AT_START_MARK) or HOSTILE.encode() in wasm
         return wasm[:200] if is_hostile else honest_blueprint(wasm, *rest)
 
-    def live(cell: Any, plan: Any, courier: Any, fields: Any, lifeline_fd: int) -> int:
+    def live(cell: Any, plan: Any, courier: Any, fields: Any, lifeline_fd: int, link_fd: int) -> int:
         if not isinstance(plan, bytes):
-            return honest_live(cell, plan, courier, fields, lifeline_fd)
-        cell.move_in(lifeline_fd)
-        path = fields[0]
+            return honest_live(cell, plan, courier, fields, lifeline_fd, link_fd)
+        cell.move_in(lifeline_fd, link_fd)
         if plan.startswith(AT_START_MARK):
-            AT_START[plan.removeprefix(AT_START_MARK).decode()](path)
+            AT_START[plan.removeprefix(AT_START_MARK).decode()](link_fd)
             sleep()
-        return serve(Wire(path))
+        return serve(Wire(link_fd))
 
     patched: Any = template
     patched.Blueprint = blueprint
@@ -107,18 +105,11 @@ def long_header(size: int, flags: int = 0) -> bytes:
     return bytes((flags | LONG,)) + size.to_bytes(8, "big")
 
 
-def dial(path: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connection.connect(path)
-    return connection
-
-
 class Wire:
     """ZMTP by hand. ``unread`` counts the bytes of the last frame that were left where they are."""
 
-    def __init__(self, path: str, *, greets: bool = True) -> None:
-        self.path = path
-        self.socket = dial(path)
+    def __init__(self, fd: int, *, greets: bool = True) -> None:
+        self.socket = socket.socket(fileno=fd)
         self.unread = 0
         self._has_heard = False
         if greets:
@@ -193,7 +184,7 @@ Attack = Callable[[Wire, int, bytes], bytes | None]
 
 #: By name; the tests say what has to come of each.
 IN_A_CALL: dict[str, Attack] = {}
-AT_START: dict[str, Callable[[str], None]] = {}
+AT_START: dict[str, Callable[[int], None]] = {}
 
 
 def in_a_call(attack: Attack) -> Attack:
@@ -201,7 +192,7 @@ def in_a_call(attack: Attack) -> Attack:
     return attack
 
 
-def at_start(attack: Callable[[str], None]) -> Callable[[str], None]:
+def at_start(attack: Callable[[int], None]) -> Callable[[int], None]:
     AT_START[attack.__name__] = attack
     return attack
 
@@ -679,15 +670,6 @@ def listens_no_more(wire: Wire, call: int, data: bytes) -> None:
 
 
 @in_a_call
-def knocks_again(wire: Wire, call: int, data: bytes) -> bytes:
-    try:
-        dial(wire.path)
-    except OSError as error:
-        return type(error).__name__.encode()
-    return b"let in"
-
-
-@in_a_call
 def a_child_that_goes_on(wire: Wire, call: int, data: bytes) -> None:
     """The worker dies; its child holds the socket, and ends when the supervisor has closed it."""
     if os.fork():
@@ -856,10 +838,10 @@ def damage(data: bytearray, dice: random.Random) -> None:
 
 
 def greets(name: str, data: bytes, ending: Callable[[Wire], object] = lambda wire: None) -> None:
-    """An attack: connects, and this is its first word."""
+    """An attack: this is its first word."""
 
-    def attack(path: str) -> None:
-        wire = Wire(path, greets=False)
+    def attack(fd: int) -> None:
+        wire = Wire(fd, greets=False)
         wire.write(data)
         ending(wire)
         sleep()
@@ -877,17 +859,17 @@ HELLO_AND_LOADED = framed(encode(Hello(PROTOCOL))) + framed(encode(Loaded()))
 
 
 @at_start
-def never_connects(path: str) -> None:
+def never_speaks(fd: int) -> None:
     sleep()
 
 
 @at_start
-def dies_before_it_connects(path: str) -> None:
+def dies_before_it_speaks(fd: int) -> None:
     os._exit(9)
 
 
 @at_start
-def stops_before_it_connects(path: str) -> None:
+def stops_before_it_speaks(fd: int) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
 
 
@@ -936,9 +918,9 @@ greets("hello_by_the_million", HANDSHAKE, lambda wire: flood(wire, framed(encode
 
 
 @at_start
-def greets_slowly(path: str) -> None:
+def greets_slowly(fd: int) -> None:
     """As a worker under load would."""
-    wire = Wire(path, greets=False)
+    wire = Wire(fd, greets=False)
     for byte in HANDSHAKE + framed(encode(Hello(PROTOCOL))):
         wire.write(bytes((byte,)))
         time.sleep(0.0005)
@@ -947,52 +929,16 @@ def greets_slowly(path: str) -> None:
 
 
 @at_start
-def greets_too_slowly(path: str) -> None:
-    wire = Wire(path, greets=False)
+def greets_too_slowly(fd: int) -> None:
+    wire = Wire(fd, greets=False)
     for byte in HANDSHAKE:
         wire.write(bytes((byte,)))
         time.sleep(0.05)
 
 
 @at_start
-def lets_its_child_connect(path: str) -> None:
-    """What connects is another process, which behaves."""
+def lets_its_child_speak(fd: int) -> None:
+    """What says hello is another process, which behaves, and ends when the supervisor has hung up."""
     if os.fork():
         sleep()
-    if not dial(path).recv(1):
-        os._exit(0)
-    os._exit(1)
-
-
-@at_start
-def connects_twice(path: str) -> None:
-    first = Wire(path, greets=False)
-    with suppress(OSError):  # the supervisor may have been faster, and closed the door
-        dial(path)
-    first.write(HANDSHAKE + framed(encode(Hello(PROTOCOL))))
-    first.hear()
-    first.say(Loaded())
-
-
-@at_start
-def knocks_at_every_door(path: str) -> None:
-    """It connects to every socket that is near, again and again, and never to its own."""
-    while True:
-        for other in list(knocked_at(path)):
-            other.close()
-
-
-@at_start
-def connects_late(path: str) -> None:
-    """An honest worker that others have all the time to be faster than."""
-    time.sleep(0.5)
-    serve(Wire(path))
-
-
-def knocked_at(path: str) -> Iterator[socket.socket]:
-    own = Path(path).absolute()
-    with suppress(OSError):  # folders come and go
-        for other in own.parent.parent.glob("*/*"):
-            with suppress(OSError):
-                if other != own:
-                    yield dial(str(other))
+    os._exit(serve(Wire(fd)))

@@ -223,7 +223,6 @@ def _targets(held: ExitStack, folder: Path, base: str, secret: bytes) -> tuple[T
     in_memory = ctypes.create_string_buffer(secret)
     mark = ctypes.create_string_buffer(len(MARK) + 1)
     held.callback(lambda: in_memory)  # kept as long as its address is known
-    (runtime_dir,) = Path(base).glob("isoplug-*")
     abstract_name = f"isoplug-attacks-{os.getpid()}-{secret[-8:].decode()}"
 
     def listening(family: int, kind: int, address: Any) -> int:
@@ -240,7 +239,7 @@ def _targets(held: ExitStack, folder: Path, base: str, secret: bytes) -> tuple[T
     tcp6_port = 0
     if _has_ipv6():
         tcp6_port = listening(socket.AF_INET6, socket.SOCK_STREAM, ("::1", 0))
-    for address in (unix_path, f"\0{abstract_name}", str(runtime_dir / "w999999")):
+    for address in (unix_path, f"\0{abstract_name}"):
         listening(socket.AF_UNIX, socket.SOCK_STREAM, address)
     listening(socket.AF_UNIX, socket.SOCK_DGRAM, datagram_path)
     targets = Targets(
@@ -254,7 +253,6 @@ def _targets(held: ExitStack, folder: Path, base: str, secret: bytes) -> tuple[T
         victim_pid=0,
         sibling_pid=0,
         sibling_wasm=str(folder / "plugins" / _SIBLING / "plugin.wasm"),
-        runtime_dir=str(runtime_dir),
         state_dir=str(folder / "state"),
         tcp_port=tcp_port,
         tcp6_port=tcp6_port,

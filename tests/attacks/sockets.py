@@ -201,13 +201,6 @@ def connect_by_abstract_name(targets: Targets) -> str:
 
 
 @attack
-def connect_to_another_plugins_socket(targets: Targets) -> str:
-    """the socket at which another plugin's worker is about to be greeted, to be taken for it"""
-    address = local(f"{targets.runtime_dir}/w999999")
-    return connected(made(socket.AF_UNIX, socket.SOCK_STREAM), address)
-
-
-@attack
 def listen_by_abstract_name(targets: Targets) -> str:
     """an abstract unix socket of its own, for another worker to find"""
     address = local("\0isoplug-attack")

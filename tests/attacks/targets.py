@@ -28,7 +28,6 @@ class Targets:
     victim_pid: int  #: of a process of the supervisor's user that does nothing
     sibling_pid: int  #: of another plugin's worker
     sibling_wasm: str  #: path of the other plugin's module
-    runtime_dir: str
     state_dir: str
     tcp_port: int  #: on 127.0.0.1
     tcp6_port: int  #: on ::1; 0: this machine has no IPv6

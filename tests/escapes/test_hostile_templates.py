@@ -36,7 +36,7 @@ def leaves_nothing_behind() -> Iterator[None]:
 
 @pytest.fixture
 def launcher(runtime_base: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launcher]:
-    folder = runtime_base / "templates"  # a socket's path may have 107 bytes
+    folder = runtime_base / "templates"
     folder.mkdir(mode=0o700)
     hostile_template.zygotes_run_hostile_code(monkeypatch)
     launcher = Launcher(folder, Lockdown.BEST_EFFORT, [], [])

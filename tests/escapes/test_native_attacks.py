@@ -196,7 +196,6 @@ STOPPED_TWICE_FOR_ROOT = {
     "ask_for_access",
     "connect_by_path",
     "send_by_path",
-    "connect_to_another_plugins_socket",
     "command_line_of_the_supervisor",
     "limits_of_the_victim",
     "move_the_victim",

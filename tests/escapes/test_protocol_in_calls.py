@@ -147,7 +147,6 @@ SILENCES = {
     "a_flood_of_notices",
     "a_flood_of_large_notices",
     "a_flood_while_another_plugin_is_asked",
-    "a_child_that_talks_on",
 }
 #: It is within the rules, and the worker goes on.
 HARMLESS = {
@@ -193,11 +192,11 @@ UNREAD = {
 IDLE = {name for name in IN_A_CALL if name.startswith("idle_")} | {"two_answers", "an_answer_ahead_of_time"}
 URGENT = {"urgent_bytes_and_silence", "a_flood_of_urgent_bytes", "urgent_bytes_within_a_frame"}
 APART = {
+    "a_child_that_talks_on",
     "a_frame_at_the_limit",
     "an_output_at_the_limit",
     "at_random",
     "behaves",
-    "knocks_again",
     "leaves",
     "passes_a_connection_that_lingers",
     "unread_and_slow",
@@ -316,6 +315,14 @@ def test_what_never_ends_ends_at_the_deadline(watch: Watch, attack: str) -> None
     watch.require_destroyed()
 
 
+def test_the_child_of_a_dead_worker_that_talks_on_holds_up_nobody(watch: Watch) -> None:
+    """The death is noticed when there is nothing to read, at the latest at the deadline."""
+    outcome, took = attacked(watch, "a_child_that_talks_on", timeout=0.3)
+    assert isinstance(outcome, (CallTimeout, WorkerCrashed)), outcome
+    assert took < 0.3 + PATIENCE_SECONDS / 4
+    watch.require_destroyed()
+
+
 @pytest.mark.parametrize("attack", sorted(HARMLESS))
 def test_what_is_within_the_rules_is_answered(watch: Watch, attack: str) -> None:
     outcome, _ = attacked(watch, attack)
@@ -427,11 +434,6 @@ def test_a_descriptor_whose_closing_waits_holds_nobody_up(watch: Watch) -> None:
     assert outcome == b"honest"
     assert took < PATIENCE_SECONDS / 4
     watch.require_flat()
-
-
-def test_a_worker_cannot_connect_again(watch: Watch) -> None:
-    outcome, _ = attacked(watch, "knocks_again")
-    assert outcome == b"FileNotFoundError"
 
 
 @pytest.mark.parametrize("attack", sorted(IDLE))

@@ -30,12 +30,13 @@ ALLOWED = {
     *("set_robust_list", "rseq", "sigaltstack", "prctl"),
     *("rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "restart_syscall", "tgkill"),
     *("clock_gettime", "clock_getres", "gettimeofday", "clock_nanosleep", "nanosleep", "getrandom"),
-    *("read", "write", "writev", "poll", "ppoll", "epoll_wait", "epoll_pwait", "epoll_ctl"),
-    *("recvfrom", "sendto"),
+    *("read", "readv", "write", "writev"),
 }
 
 #: For a guest that imports WASI; clone makes nothing but threads.
-ALLOWED_WITH_WASI = ALLOWED | {"clone", "epoll_create1", "eventfd2", "fcntl"}
+ALLOWED_WITH_WASI = ALLOWED | {
+    *("clone", "epoll_create1", "epoll_ctl", "epoll_wait", "epoll_pwait", "eventfd2", "fcntl"),
+}
 
 #: No filter is asked about these two in newer kernels: they are how the kernel's own probes come back from a
 #: page that it has mapped, and from anywhere else they fail.

@@ -7,10 +7,12 @@ tests/supervisor/pool/test_restart_matrix.py.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,9 @@ from isoplug.worker.link import Link
 
 MANIFEST = b'{"id": "test.probe", "name": "x", "version": "1", "description": "x", "capabilities": []}'
 
-def live(cell, blueprint, courier, fields, lifeline_fd):
-    cell.move_in(lifeline_fd)
-    link = Link(fields[0])
+def live(cell, blueprint, courier, fields, lifeline_fd, link_fd):
+    cell.move_in(lifeline_fd, link_fd)
+    link = Link(link_fd, 1 << 25)
     link.send(Hello(PROTOCOL)); link.receive(); link.send(Loaded())
     while True:
         message = link.receive()
@@ -75,6 +77,18 @@ def saw(caplog: pytest.LogCaptureFixture, reason: ExitReason, event: str = "work
 
 def served_on(supervisor: Supervisor) -> bool:
     return supervisor.call(PROBE, "echo", b"x") == b"x" and supervisor.plugins[PROBE].status.state == "ready"
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    """This process gets none but those that it gives back."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    os.close(lowest := os.dup(0))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def quarantined(plugin: Plugin) -> bool:
@@ -192,18 +206,15 @@ def test_a_start_that_fails_counts(
 
 
 def test_a_start_that_the_machine_refuses_does_not_and_is_tried_again_until_it_works(
-    strict: Callable[..., Supervisor], runtime_base: Path, caplog: pytest.LogCaptureFixture
+    strict: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
 ) -> None:
     supervisor = strict()
     plugin = supervisor.plugins[PROBE]
-    (folder,) = runtime_base.glob("isoplug-????????")
-    away = runtime_base / "away"
-    folder.rename(away)
-    with pytest.raises(GuestTrap):
-        supervisor.command(PROBE, "trap")
-    wait_until(lambda: saw(caplog, ExitReason.MACHINE, "worker.start_failed"))
-    wait_until(lambda: plugin.status.state == "backing_off")
-    with pytest.raises(CallTimeout):
-        supervisor.call(PROBE, "echo", b"x", timeout=0.2)
-    away.rename(folder)
+    with no_more_descriptors():
+        with pytest.raises(GuestTrap):
+            supervisor.command(PROBE, "trap")
+        wait_until(lambda: saw(caplog, ExitReason.MACHINE, "worker.start_failed"))
+        wait_until(lambda: plugin.status.state == "backing_off")
+        with pytest.raises(CallTimeout):
+            supervisor.call(PROBE, "echo", b"x", timeout=0.2)
     assert served_on(supervisor)

@@ -52,9 +52,9 @@ def heir():
         heirloom.poll()  # until nobody reads it any more
     os._exit(5)
 
-def live(cell, blueprint, courier, fields, lifeline_fd):
-    cell.move_in(lifeline_fd)
-    link = Link(fields[0])
+def live(cell, blueprint, courier, fields, lifeline_fd, link_fd):
+    cell.move_in(lifeline_fd, link_fd)
+    link = Link(link_fd, 1 << 25)
     link.send(Hello(PROTOCOL)); link.receive(); link.send(Loaded())
     while True:
         message = link.receive()

@@ -37,8 +37,9 @@ def peer(folder: Path) -> Iterator[tuple[zmq.Socket[bytes], Link]]:
         pair.linger = 0
         pair.rcvtimeo = pair.sndtimeo = 20_000
         pair.bind(f"ipc://{folder / 'socket'}")
-        link = Link(str(folder / "socket"), MOST)
-        yield pair, link
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(folder / "socket"))
+            yield pair, Link(connection.fileno(), MOST)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -73,22 +74,18 @@ def test_what_is_no_message_is_malformed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_sending", [True, False], ids=["sending", "receiving"])
-def test_a_worker_ends_when_its_supervisor_has_hung_up(tmp_path: Path, is_sending: bool) -> None:
-    path = tmp_path / "socket"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen(1)
+def test_a_worker_ends_when_its_supervisor_has_hung_up(is_sending: bool) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
         pid = os.fork()
         if not pid:
             try:
-                listener.close()
-                link = Link(str(path), MOST)
+                ours.close()
+                link = Link(theirs.fileno(), MOST)
                 while True:
                     link.send(Hello(PROTOCOL)) if is_sending else link.receive()
             finally:
                 os._exit(1)
-        connection, _ = listener.accept()
-        with connection:
-            connection.sendall(HANDSHAKE)
+        ours.sendall(HANDSHAKE)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == EXIT_PROTOCOL

@@ -155,7 +155,7 @@ def existing_folder(folder: Path | None, argument: str) -> Path | None:
 
 
 def runtime_folder(cleanup: ExitStack) -> Path:
-    """A private folder on a short path, for sockets and for what programs write."""
+    """A private folder, for what programs write and for templates to be locked into."""
     runtime_dir = RuntimeDir.make(_runtime_bases())
     cleanup.callback(runtime_dir.close)
     return runtime_dir.path
@@ -410,7 +410,7 @@ def engine(
 
 
 def _runtime_bases() -> list[str]:
-    """Absolute, since the processes run elsewhere; UTF-8, since ZeroMQ takes nothing else."""
+    """Absolute, since the processes run elsewhere; UTF-8, since orders hold nothing else."""
     bases = [os.environ.get("XDG_RUNTIME_DIR", "")]
     with suppress(FileNotFoundError):  # not one of the usual places can be written to
         bases.append(tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""Folders for sockets: private, short, and swept up after supervisors that were killed."""
+"""Runtime folders: private, and swept up after supervisors that were killed."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_the_folder_is_private_and_gone_after_closing(base: str) -> None:
 
 
 def test_the_first_place_that_can_be_used_is_used(base: str) -> None:
-    too_long = Path(base, "x" * 90)
-    too_long.mkdir()
-    runtime_dir = RuntimeDir.make([str(too_long), f"{base}/missing", base])
+    no_folder = Path(base, "a file")
+    no_folder.touch()
+    runtime_dir = RuntimeDir.make([str(no_folder), f"{base}/missing", base])
     assert runtime_dir.path.parent == Path(base)
     runtime_dir.close()
-    with pytest.raises(SetupError, match="no place for the sockets"):
-        RuntimeDir.make([str(too_long), f"{base}/missing"])
+    with pytest.raises(SetupError, match="no place for a runtime folder"):
+        RuntimeDir.make([str(no_folder), f"{base}/missing"])
 
 
 def test_the_next_start_removes_what_a_killed_supervisor_left_and_nothing_else(base: str) -> None:

@@ -1,9 +1,12 @@
-"""The worker's end of the socket to its supervisor: one message a frame (``isoplug.shared.zmtp``)."""
+"""The worker's end of the socket to its supervisor: one message a frame (``isoplug.shared.zmtp``).
+
+It is read and written as a file: that takes two system calls which every process may make anyway, and none of those of
+sockets, with which descriptors and urgent bytes could be sent.
+"""
 
 from __future__ import annotations
 
 import os
-import socket
 
 from isoplug.shared.limits import EXIT_PROTOCOL
 from isoplug.shared.messages import FromWorker, ToWorker, decode_to_worker, encode
@@ -21,10 +24,9 @@ class Link:
     It does not return then: a guest is below some callers, and would go on.
     """
 
-    def __init__(self, socket_path: str, max_bytes: int) -> None:
-        """``socket_path`` is relative to the working folder; ``max_bytes`` bounds a frame."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.connect(socket_path)
+    def __init__(self, fd: int, max_bytes: int) -> None:
+        """``fd`` is this end of the socket, ``max_bytes`` bounds a frame."""
+        self._fd = fd
         self._inflow = Inflow(max_bytes)
         self._write(HANDSHAKE)
         while not self._inflow.has_shaken_hands():
@@ -40,14 +42,16 @@ class Link:
         return decode_to_worker(message)
 
     def _write(self, data: bytes) -> None:
+        rest = memoryview(data)
         try:
-            self._socket.sendall(data)
+            while rest:  # a signal may come in between
+                rest = rest[os.write(self._fd, rest) :]
         except ConnectionError:
             os._exit(EXIT_PROTOCOL)
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(_CHUNK_BYTES)
+            data = os.read(self._fd, _CHUNK_BYTES)
         except ConnectionError:
             data = b""
         if not data:

@@ -1,11 +1,10 @@
-"""A worker's life in order: connect, make the instance, serve. Runs in a process that its template has just forked."""
+"""A worker's life in order: greet, make the instance, serve. Runs in a process that its template has just forked."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from isoplug.shared.forking import WorkerOrder
 from isoplug.shared.limits import EXIT_PROTOCOL, FRAME_OVERHEAD_BYTES, clip
 from isoplug.shared.messages import (
     PROTOCOL,
@@ -27,10 +26,10 @@ from isoplug.worker.stubs import Courier
 __all__ = ["live"]
 
 
-def live(cell: Cell, blueprint: Blueprint, courier: Courier, fields: Sequence[Any], lifeline_fd: int) -> int:
+def live(cell: Cell, blueprint: Blueprint, courier: Courier, _: Sequence[Any], lifeline_fd: int, link_fd: int) -> int:
     """Serve one supervisor until it says Stop; the return value is the process's exit code."""
-    cell.move_in(lifeline_fd)
-    link = Link(WorkerOrder(*fields).socket_name, courier.frame_bytes + FRAME_OVERHEAD_BYTES)
+    cell.move_in(lifeline_fd, link_fd)
+    link = Link(link_fd, courier.frame_bytes + FRAME_OVERHEAD_BYTES)
     link.send(Hello(PROTOCOL))
     if not isinstance(link.receive(), Load):
         return EXIT_PROTOCOL

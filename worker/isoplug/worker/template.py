@@ -30,9 +30,10 @@ def live(fields: Sequence[Any], lifeline_fd: int, control_fd: int, module_fd: in
     order = TemplateOrder.of(fields)
     with open(module_fd, "rb") as file:
         wasm = file.read()
+    control = socket.socket(fileno=control_fd)  # which asks the kernel what it is
     cell = Cell(order, lifeline_fd, control_fd)
     courier = Courier(order.limits.frame_bytes)
-    server = ForkServer(socket.socket(fileno=control_fd))
+    server = ForkServer(control)
     with suppress(BrokenPipeError, ConnectionResetError):  # the supervisor has closed the conversation
         server.say("locked", list(cell.protection.applied), dict(cell.protection.missing))
         if cell.protection.missing and order.lockdown is Lockdown.FULL:

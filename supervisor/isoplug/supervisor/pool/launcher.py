@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -37,15 +36,20 @@ class Launcher:
     """Thread-safe; one a supervisor. ``functions`` and ``notices`` are the import table of every guest."""
 
     def __init__(self, runtime_dir: Path, lockdown: Lockdown, functions: Sequence[str], notices: Sequence[str]) -> None:
-        self._runtime_dir = runtime_dir
         self._lockdown = lockdown
         self._hub = Hub()
         self._lifeline = Lifeline()
         self._zygote = Zygote(runtime_dir, self._hub, self._lifeline)
         self._nursery = Nursery(
-            self._zygote, self._hub, self._lifeline, functions, notices, lockdown, self._note_protection
+            self._zygote,
+            self._hub,
+            self._lifeline,
+            runtime_dir / "empty",
+            functions,
+            notices,
+            lockdown,
+            self._note_protection,
         )
-        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._is_closed = False
         #: What the newest template got; None before the first.
@@ -54,7 +58,7 @@ class Launcher:
     def template(self, name: str, read: Callable[[], bytes], limits: Limits) -> Template:
         """What workers of the module that ``read`` gives are made of; nothing is started yet. Whoever asked closes it.
         ``name`` is only for messages."""
-        return Template(self._nursery, self._runtime_dir / f"t{next(self._numbers)}", name, read, limits)
+        return Template(self._nursery, name, read, limits)
 
     def launch(self, template: Template, deadline: Deadline) -> Worker:
         """A worker that has made its instance.
@@ -120,7 +124,6 @@ class Launcher:
 
 def _greet(worker: Worker, name: str, deadline: Deadline) -> None:
     """Raises Silence, Gone, Breach, LoadError."""
-    worker.link.accept(worker.process.pid, worker.process.pidfd, deadline)
     if worker.link.receive(deadline) != Hello(PROTOCOL):
         raise Breach("it did not say hello")
     worker.link.send(Load(), deadline)

@@ -8,13 +8,10 @@ one at a time; a lease is the lock that says which.
 from __future__ import annotations
 
 import math
-import os
 import select
 import socket
-import struct
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import TypeAlias
 
 from isoplug.shared.errors import SetupError
@@ -23,17 +20,14 @@ from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, deco
 from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed
 from isoplug.supervisor.deadline import Deadline
 
-__all__ = ["Breach", "Gone", "Link", "Patience", "Silence"]
+__all__ = ["Breach", "Gone", "Link", "Patience", "Silence", "open_pair"]
 
 #: How long a process whose socket has closed may take to be seen dead, in milliseconds.
 _DYING_MS = 250
-#: Longest wait in one piece: a Ctrl-C that comes just before the system call does not interrupt it, and a child of a
-#: dead worker may hold its socket open.
+#: Longest wait in one piece: a Ctrl-C that comes just before the system call does not interrupt it.
 _SLICE_MS = 500
 #: Read at once; more than the kernel holds for one socket by default.
 _CHUNK_BYTES = 256 * 1024
-#: From <linux/socket.h>, ``struct ucred``: pid, uid, gid.
-_UCRED = struct.Struct("=iII")
 #: From <asm-generic/socket.h>, since Linux 6.16; Python has no name for it yet.
 _SO_PASSRIGHTS = 83
 
@@ -54,56 +48,26 @@ class Breach(Exception):
     """The worker broke the protocol; the text says how."""
 
 
+def open_pair() -> tuple[socket.socket, socket.socket]:
+    """The supervisor's end and a worker's, with no name that anybody could find them by. Raises SetupError."""
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    except OSError as error:
+        raise SetupError(f"cannot make a socket for a worker: {error}; free descriptors") from error
+    ours.setblocking(False)
+    _refuse_descriptors(ours)
+    ours.send(HANDSHAKE)  # the kernel keeps it until there is a worker
+    return ours, theirs
+
+
 class Link:
-    """Listens at ``path`` before the worker is forked; ``accept`` lets it in, and nobody else."""
+    """``connection`` is the first of ``open_pair``, ``pidfd`` that of the worker, which is not closed here."""
 
-    def __init__(self, path: Path, frame_bytes: int) -> None:
-        self._path = path
-        self._inflow = Inflow(frame_bytes + FRAME_OVERHEAD_BYTES)
-        self._poll = select.poll()
-        self._pidfd = -1
-        try:
-            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        except OSError as error:
-            raise SetupError(f"cannot make a socket for a worker: {error}; free descriptors") from error
-        try:
-            self._socket.setblocking(False)
-            _refuse_descriptors(self._socket)  # whoever is accepted inherits it
-            self._socket.bind(str(path))
-            os.chmod(path, 0o777)  # whoever reaches its folder: the worker may run as a user of its own
-            self._socket.listen(1)
-        except OSError as error:
-            self.close()
-            raise SetupError(
-                f"cannot make the socket {path}: {error}; start a new Supervisor if something removed its folder"
-            ) from error
-
-    def accept(self, pid: int, pidfd: int, deadline: Deadline) -> None:
-        """Wait until the process ``pid`` connects; its socket takes the listener's place. Raises Silence, Gone, Breach
-        and SetupError."""
+    def __init__(self, connection: socket.socket, pidfd: int, frame_bytes: int) -> None:
+        self._socket = connection
         self._pidfd = pidfd
-        waiting = select.poll()
-        waiting.register(self._socket, select.POLLIN)
-        waiting.register(pidfd, select.POLLIN)
-        while True:
-            ready = self._wait(waiting, deadline)
-            if ready[0][0] == pidfd:
-                raise Gone
-            try:
-                peer, _ = self._socket.accept()
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise SetupError(f"cannot let a worker in: {error}; free descriptors") from error
-            if _pid_of(peer) == pid:
-                break
-            peer.close()
-        listener, self._socket = self._socket, peer
-        listener.close()
-        self._unlink()
-        self._socket.setblocking(False)
-        self._poll.register(self._socket, select.POLLIN)
-        self._send(HANDSHAKE, deadline)
+        self._inflow = Inflow(frame_bytes + FRAME_OVERHEAD_BYTES)
+        self._poll = self._poll_for(select.POLLIN)
 
     def send(self, message: ToWorker, deadline: Deadline) -> None:
         """Raises Gone, Breach, or Silence when the worker does not read what it is sent."""
@@ -141,12 +105,15 @@ class Link:
         moment before it is dead."""
         if not self._inflow.is_empty:
             return True
-        return any(event & select.POLLIN and not event & select.POLLHUP for _, event in self._poll.poll(0))
+        return any(
+            event & select.POLLIN and not event & select.POLLHUP
+            for fd, event in self._poll.poll(0)
+            if fd != self._pidfd
+        )
 
     def close(self) -> None:
         """Idempotent."""
         self._socket.close()
-        self._unlink()
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
@@ -161,9 +128,7 @@ class Link:
                 self._raise_end()
             if not rest:
                 return
-            writable = select.poll()
-            writable.register(self._socket, select.POLLOUT)
-            self._wait(writable, deadline)
+            self._wait(self._poll_for(select.POLLOUT), deadline)
 
     def _read(self) -> None:
         try:
@@ -176,16 +141,24 @@ class Link:
             self._raise_end()
         self.feed(data)
 
-    def _wait(self, poll: select.poll, deadline: Deadline, patience: Patience | None = None) -> list[tuple[int, int]]:
+    def _poll_for(self, event: int) -> select.poll:
+        """Of the socket, and of the process's end: somebody else may have a copy of a dead worker's socket."""
+        poll = select.poll()
+        poll.register(self._socket, event)
+        poll.register(self._pidfd, select.POLLIN)
+        return poll
+
+    def _wait(self, poll: select.poll, deadline: Deadline, patience: Patience | None = None) -> None:
+        """Until the socket is ready. Raises Silence, and Gone when nothing is left in the socket of a dead worker."""
         while True:
             remaining_ms = deadline.remaining_ms()
             if not remaining_ms:
                 raise Silence
             slice_ms = _SLICE_MS if patience is None else min(_SLICE_MS, math.ceil(patience() * 1000))
             if ready := poll.poll(min(remaining_ms, slice_ms)):
-                return ready
-            if _is_readable(self._pidfd, 0):
-                raise Gone
+                if ready[0][0] == self._pidfd:  # the socket would stand before it
+                    raise Gone
+                return
 
     def _raise_end(self) -> None:
         """The worker's end of the socket is closed. A dying process loses its sockets a moment before it is dead."""
@@ -193,22 +166,13 @@ class Link:
             raise Gone
         raise Breach("it closed its socket")
 
-    def _unlink(self) -> None:
-        with suppress(OSError):  # its folder is gone
-            self._path.unlink(missing_ok=True)
 
-
-def _refuse_descriptors(listener: socket.socket) -> None:
+def _refuse_descriptors(connection: socket.socket) -> None:
     """The kernel closes a passed descriptor inside ``recv``, and closing one may wait: a TCP connection's, with
     SO_LINGER, for as long as its sender likes. An older kernel lets them in; there the seccomp layer sees to it that a
     worker has none that waits."""
     with suppress(OSError):
-        listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
-
-
-def _pid_of(peer: socket.socket) -> int:
-    pid: int = _UCRED.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))[0]
-    return pid
+        connection.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
 
 
 def _is_readable(fd: int, patience_ms: int) -> bool:

@@ -1,5 +1,5 @@
-"""The private folder of one supervisor, for its sockets and for what WASI programs write, and the sweeping up after
-those that were killed.
+"""The private folder of one supervisor, for what WASI programs write and for templates to be locked into, and the
+sweeping up after those that were killed.
 
 A folder belongs to whoever holds the lock on the file in it. The kernel lets go of a lock when its holder dies, however
 it dies, so a folder whose lock is free is litter and the next start removes it.
@@ -20,15 +20,13 @@ from isoplug.shared.folders import remove_folder
 
 __all__ = ["RuntimeDir"]
 
-#: The kernel allows 107 bytes for a socket's path; this leaves room for the worker's number.
-_PATH_BYTES = 90
 _PREFIX = "isoplug-"
 _NAME = re.compile(r"isoplug-[a-z0-9_]{8}")  # what tempfile makes of the prefix
 _LOCK = "lock"
 
 
 class RuntimeDir:
-    """A 0700 folder with a short path; ``close`` removes it."""
+    """A 0700 folder; ``close`` removes it."""
 
     def __init__(self, path: Path, lock_fd: int) -> None:
         self.path = path
@@ -38,8 +36,6 @@ class RuntimeDir:
     def make(cls, bases: Sequence[str]) -> RuntimeDir:
         """In the first of ``bases`` that takes one. Raises SetupError."""
         for base in bases:
-            if len(base.encode()) > _PATH_BYTES - len("/isoplug-12345678"):
-                continue
             _sweep(base)
             try:
                 path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
@@ -51,8 +47,8 @@ class RuntimeDir:
                 remove_folder(path)
                 raise SetupError(f"cannot make a lock in {path}: {error.strerror}; free descriptors or disk") from error
         raise SetupError(
-            "no place for the sockets: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing, not writable or longer than "
-            f"{_PATH_BYTES} bytes; make one of them a writable folder with a short path"
+            "no place for a runtime folder: XDG_RUNTIME_DIR, TMPDIR and /tmp are missing or not writable; make one of "
+            "them a writable folder"
         )
 
     def close(self) -> None:

@@ -4,18 +4,17 @@ died."""
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import socket
 import threading
 from collections.abc import Callable, Collection
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isoplug.shared.errors import LoadError, SetupError, SupervisorClosed
-from isoplug.shared.forking import TemplateOrder, WorkerOrder
+from isoplug.shared.forking import TemplateOrder
 from isoplug.shared.limits import clip
 from isoplug.shared.lockdown import Layer, Lockdown, Protection
 from isoplug.supervisor.config import Limits
@@ -25,7 +24,7 @@ from isoplug.supervisor.pending import Pending
 from isoplug.supervisor.pool.budget import Allowance, worker_limits
 from isoplug.supervisor.pool.fork_server import ForkServer, ForkServerDied
 from isoplug.supervisor.pool.hub import Hub
-from isoplug.supervisor.pool.link import Link, Silence
+from isoplug.supervisor.pool.link import Link, Silence, open_pair
 from isoplug.supervisor.pool.worker import Worker, WorkerProcess
 from isoplug.supervisor.pool.zygote import Zygote
 
@@ -37,12 +36,13 @@ _FAREWELL_SECONDS = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Nursery:
-    """What templates are made with; one a supervisor. ``functions`` and ``notices`` are the import table of every
-    guest."""
+    """What templates are made with; one a supervisor. ``empty_folder`` is what they are locked into, ``functions`` and
+    ``notices`` are the import table of every guest."""
 
     zygote: Zygote
     hub: Hub
     lifeline: Lifeline
+    empty_folder: Path
     functions: Collection[str]
     notices: Collection[str]
     lockdown: Lockdown
@@ -52,33 +52,31 @@ class Nursery:
 class Template:
     """Thread-safe. ``read`` gives the module's bytes, ``name`` is only for messages."""
 
-    def __init__(self, nursery: Nursery, folder: Path, name: str, read: Callable[[], bytes], limits: Limits) -> None:
+    def __init__(self, nursery: Nursery, name: str, read: Callable[[], bytes], limits: Limits) -> None:
         self._nursery = nursery
         self.name = name
         self.limits = limits
         self._worker_limits = worker_limits(limits)
-        self._folder = folder
         self.read = read
-        self._numbers = itertools.count()
         self._lock = threading.Lock()
         self._current: _Running | None = None
         self._is_closed = False
 
     def worker(self, deadline: Deadline) -> Worker:
-        """A new worker, which is about to connect.
+        """A new worker, which is about to say hello.
 
         Raises LoadError (the module is at fault), TemplateDied, SetupError, SupervisorClosed, Silence, and
         ForkServerDied when another attempt may help.
         """
         server = self._compiled(deadline)
-        name = f"w{next(self._numbers)}"
-        link = Link(self._folder / name, self.limits.frame)
+        ours, theirs = open_pair()
         try:
-            process = server.fork(WorkerOrder(name), deadline, self._worker_limits)
+            with theirs:  # it has it by then
+                process = server.fork((), deadline, self._worker_limits, (theirs.fileno(),))
         except BaseException:
-            link.close()
+            ours.close()
             raise
-        return Worker(process, link, Allowance.of(self.limits), self)
+        return Worker(process, Link(ours, process.pidfd, self.limits.frame), Allowance.of(self.limits), self)
 
     def close(self) -> None:
         """End the process; workers that are left are ended with it. Idempotent."""
@@ -87,8 +85,6 @@ class Template:
             current, self._current = self._current, None
         if current is not None:
             current.close()
-        with suppress(OSError):
-            self._folder.rmdir()
 
     def _compiled(self, deadline: Deadline) -> ForkServer:
         current, is_new = self._entered()
@@ -156,16 +152,16 @@ class Template:
             raise
 
     def _make_folder(self) -> None:
+        """Each time: whatever tidies up the machine's folders may have removed an empty one."""
         with self._lock:
             if self._is_closed:
                 raise SupervisorClosed(self.name)
-            self._folder.mkdir(exist_ok=True)
-            self._folder.chmod(0o711)  # for whatever user it will be; nobody else gets so far
+            self._nursery.empty_folder.mkdir(mode=0o700, exist_ok=True)
 
     def _order(self) -> TemplateOrder:
         nursery = self._nursery
         functions, notices = "\n".join(nursery.functions), "\n".join(nursery.notices)
-        return TemplateOrder(str(self._folder), functions, notices, nursery.lockdown, self._worker_limits)
+        return TemplateOrder(str(nursery.empty_folder), functions, notices, nursery.lockdown, self._worker_limits)
 
 
 class TemplateDied(Exception):

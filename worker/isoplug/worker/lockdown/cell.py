@@ -9,7 +9,6 @@ layer needs a call that it forbids.
 
 from __future__ import annotations
 
-import os
 import signal
 from functools import partial
 
@@ -36,7 +35,7 @@ __all__ = ["Cell"]
 
 
 class Cell:
-    """Of a template and its workers. Their working folder is that of their sockets."""
+    """Of a template and its workers."""
 
     def __init__(self, order: TemplateOrder, lifeline_fd: int, control_fd: int) -> None:
         """Lock this process, a template. Raises OSError when the kernel refuses what every machine has."""
@@ -47,13 +46,12 @@ class Cell:
         oom.volunteer()
         rlimits.bound_template(order.limits)
         self._limits = order.limits
-        os.chdir(order.folder)  # a user of its own, without a jail, could not get there: the folders above are private
         self.protection = Protection() if order.lockdown is Lockdown.OFF else apply(_layers(order))
 
-    def move_in(self, lifeline_fd: int) -> None:
+    def move_in(self, lifeline_fd: int, link_fd: int) -> None:
         """This process is a worker now, forked from its template."""
         descriptors.leave_terminal()
-        descriptors.close_others(lifeline_fd)
+        descriptors.close_others(lifeline_fd, link_fd)
         lifeline.tie(lifeline_fd, signal.SIGKILL)
         rlimits.bound_worker(self._limits)
 

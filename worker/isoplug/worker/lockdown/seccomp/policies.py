@@ -17,7 +17,7 @@ __all__ = ["ALLOW", "KILL", "OWN_PID", "POLICIES", "Argument", "Own", "Policy", 
 
 
 class Stage(StrEnum):
-    COMPILE = "compile"  #: a template: compiles its module, forks workers, which connect
+    COMPILE = "compile"  #: a template: compiles its module, forks workers, which move in
     INSTANTIATE = "instantiate"  #: a worker: makes its instance, which runs code of the guest
     RUN_WASI = "run-wasi"  #: a worker whose guest imports WASI: the first use of it starts threads
     RUN = "run"  #: any other worker
@@ -105,9 +105,7 @@ _FORK, _MUSL_FORK = 0x120_0011, 0x11  # CHILD_SETTID, CHILD_CLEARTID, SIGCHLD
 
 _PR_SET_NAME = 15
 _SIGABRT, _SIGKILL = 6, 9
-_F_DUPFD_CLOEXEC, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL = 1030, 1, 2, 3, 4
-_F_SETOWN, _F_SETSIG, _F_SETPIPE_SZ = 8, 10, 1031
-_AF_UNIX, _SOCK_STREAM, _SOCK_MODIFIERS = 1, 1, 0x8_0800  # close-on-exec, non-blocking
+_F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFL, _F_SETOWN, _F_SETSIG = 1030, 3, 4, 8, 10
 _SECCOMP_SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1
 _MEMBARRIER_SYNC_CORE, _MEMBARRIER_REGISTER_SYNC_CORE = 32, 64
 
@@ -144,9 +142,9 @@ _THREADS = _policy(
             mask=_INT & ~_FUTEX_MODIFIERS,
         ),
     ),
-    Rule("sched_yield", "spin locks of Rust and libzmq"),
+    Rule("sched_yield", "spin locks of Rust"),
     Rule("gettid", "abort(), and thread-local locks"),
-    Rule("getpid", "libzmq notices forks by it; abort()"),
+    Rule("getpid", "abort() of older C libraries"),
     Rule("exit", "a thread's end"),
     Rule("exit_group", "the process's end"),
     # A thread that was made before a filter may run for the first time after it, so all stages allow how one begins.
@@ -155,9 +153,6 @@ _THREADS = _policy(
     Rule("sigaltstack", "a thread of Rust begins, and ends"),
     # Of any process, so the kernel is not asked: a thread hears that all is well, which is what it wants to hear.
     Rule("sched_getaffinity", "a thread of Rust begins: where its stack ends", verdict=refuse(0)),
-    Rule("sched_getparam", "a thread of libzmq begins", verdict=refuse(0)),
-    Rule("sched_getscheduler", "a thread of libzmq begins: SCHED_OTHER is 0", verdict=refuse(0)),
-    Rule("sched_setscheduler", "a thread of libzmq begins: what it has already", verdict=refuse(0)),
     Rule("prctl", "a thread gets its name", _one_of(0, _PR_SET_NAME), otherwise=refuse(errno.EINVAL)),
 )
 
@@ -170,7 +165,7 @@ _SIGNALS = _policy(
     Rule("restart_syscall", "a wait goes on after SIGSTOP and SIGCONT"),
     Rule(
         "tgkill",
-        "abort() of Rust, libzmq and the C library: only itself",
+        "abort() of Rust and the C library: only itself",
         ((Argument(0, OWN_PID, _INT), Argument(2, _SIGABRT, _INT)),),
     ),
 )
@@ -185,21 +180,12 @@ _TIME = _policy(
 )
 
 _STREAMS = _policy(
-    Rule("read", "wake-ups between the threads of libzmq"),
-    Rule("write", "the same; last words on standard error"),
-    Rule("writev", "last words of the C library and of Rust"),
-    Rule("poll", "waiting for libzmq"),
-    Rule("ppoll", "poll() on aarch64"),
-    Rule("epoll_wait", "libzmq's own thread waits"),
-    Rule("epoll_pwait", "epoll_wait() on aarch64"),
-    Rule("epoll_ctl", "libzmq's own thread, when something is closed"),
+    Rule("read", "frames of the supervisor"),
+    Rule("readv", "the same, into a buffer that is there"),
+    Rule("write", "frames to the supervisor; last words on standard error"),
+    Rule("writev", "the same, of several pieces; last words of the C library and of Rust"),
     # Only in words: the end of the lifeline must stay open, or the worker would outlive its supervisor.
-    Rule("close", "libzmq, at the end; the process's own end does it", verdict=refuse(0)),
-)
-
-_FRAMES = _policy(
-    Rule("recvfrom", "frames of the supervisor"),
-    Rule("sendto", "frames to the supervisor; no address", ((Argument(4, 0),),)),
+    Rule("close", "what libraries tidy up; the process's own end does it", verdict=refuse(0)),
 )
 
 #: What libraries try and can do without. Killing for it would kill workers that have done nothing wrong.
@@ -235,6 +221,9 @@ _HARMLESS = _policy(
 _WASI_RUNTIME = _policy(
     Rule("clone", "its threads", ((Argument(0, _THREAD, _ALL & ~_MUSL_ADDS),),)),
     Rule("epoll_create1", "what they wait for"),
+    Rule("epoll_ctl", "what they wait for"),
+    Rule("epoll_wait", "they wait"),
+    Rule("epoll_pwait", "epoll_wait() on aarch64"),
     Rule("eventfd2", "what wakes them"),
     Rule("fcntl", "what wakes them, once more", _one_of(1, _F_DUPFD_CLOEXEC)),
 )
@@ -265,7 +254,7 @@ _BOUNDING = _policy(
 _FORKING = _policy(
     Rule(
         "clone",
-        "forks of workers, threads of the compiler and of libzmq; no namespaces",
+        "forks of workers, threads of the compiler; no namespaces",
         ((Argument(0, _THREAD, _ALL & ~_MUSL_ADDS),), (Argument(0, _FORK),), (Argument(0, _MUSL_FORK),)),
     ),
     Rule("fork", "forks of workers, in other C libraries"),
@@ -279,12 +268,14 @@ _FORKING = _policy(
     ),
     Rule("pidfd_send_signal", "SIGKILL for a worker", _one_of(1, _SIGKILL)),
     Rule("tgkill", "abort(), also of workers, whose ids are not known yet", _one_of(2, _SIGABRT)),
+    Rule("poll", "a template waits for orders, and for the ends of its workers"),
+    Rule("ppoll", "poll() on aarch64"),
+    Rule("recvmsg", "a template gets an order, with descriptors for a worker"),
     Rule("sendmsg", "a template hands the supervisor descriptors of a worker"),
-    Rule("recvmsg", "a template gets descriptors for a worker"),
-    Rule("pipe2", "standard error of a worker"),
+    Rule("sendto", "a template tells the supervisor of an end; no address", ((Argument(4, 0),),)),
 )
 
-_CONNECTING = _policy(
+_MOVING_IN = _policy(
     Rule("setsid", "each worker leads a session"),
     Rule("close", "a template and its workers close what is not theirs"),
     Rule("close_range", "a worker closes what is its template's"),
@@ -292,18 +283,9 @@ _CONNECTING = _policy(
     Rule("dup3", "dup2() on aarch64"),
     Rule(
         "fcntl",
-        "standard error and lifeline of a worker; sockets of libzmq",
-        _one_of(1, _F_DUPFD_CLOEXEC, _F_GETFD, _F_SETFD, _F_GETFL, _F_SETFL, _F_SETOWN, _F_SETSIG, _F_SETPIPE_SZ),
+        "standard error and lifeline of a worker; and what its runtime may do later",
+        _one_of(1, _F_DUPFD_CLOEXEC, _F_SETFL, _F_SETOWN, _F_SETSIG),
     ),
-    Rule(
-        "socket",
-        "a worker connects to the supervisor",
-        ((Argument(0, _AF_UNIX, _INT), Argument(1, _SOCK_STREAM, _INT & ~_SOCK_MODIFIERS), Argument(2, 0, _INT)),),
-    ),
-    Rule("connect", "a worker connects to the supervisor"),
-    Rule("getsockname", "libzmq, when it has connected"),
-    Rule("getpeername", "libzmq, when it has connected"),
-    Rule("getsockopt", "libzmq, when it has connected"),
 )
 
 _FILES = _policy(
@@ -319,7 +301,6 @@ _FILES = _policy(
     Rule("pwrite64", "WASI's fd_pwrite, and fd_write of files"),
     Rule("preadv", "the same, in other versions of the runtime"),
     Rule("pwritev", "the same, in other versions of the runtime"),
-    Rule("readv", "the same, in other versions of the runtime"),
     Rule("fsync", "WASI's fd_sync"),
     Rule("fdatasync", "WASI's fd_datasync"),
     Rule("ftruncate", "WASI's fd_filestat_set_size"),
@@ -337,11 +318,11 @@ _FILES = _policy(
 )
 
 _ANY: Policy = {**_MEMORY, **_THREADS, **_SIGNALS, **_TIME, **_STREAMS, **_HARMLESS}
-_RUN: Policy = {**_ANY, **_FRAMES}
+_RUN: Policy = _ANY
 _RUN_WASI: Policy = {**_RUN, **_WASI_RUNTIME}
 _INSTANTIATE: Policy = {**_RUN_WASI, **_NEXT_STAGE}
 # What comes later has the wider rule for the same call.
-_COMPILE: Policy = {**_INSTANTIATE, **_COMPILING, **_BOUNDING, **_FORKING, **_CONNECTING}
+_COMPILE: Policy = {**_INSTANTIATE, **_COMPILING, **_BOUNDING, **_FORKING, **_MOVING_IN}
 _PROGRAM: Policy = {**_ANY, **_WASI_RUNTIME, **_COMPILING, **_FILES}
 
 POLICIES: Final[dict[Stage, Policy]] = {
