@@ -276,6 +276,14 @@ def test_after_close_every_call_is_refused(root: Path) -> None:
             operation(P("a"))
 
 
+def test_a_file_that_grows_after_it_was_opened_is_read_as_far_as_asked(fs: WorkspaceFilesystem, root: Path) -> None:
+    fs.write(P("log"), b"one\n")
+    with fs.open(P("log")) as stream, open(root / "log", "ab", buffering=0) as log:
+        log.write(b"two\n" * 100_000)
+        assert stream.read(200_003) == b"one\n" + b"two\n" * 49_999 + b"two"
+        assert stream.read() == b"\n" + b"two\n" * 50_000
+
+
 @pytest.fixture
 def small_disk(root: Path, mounted: Callable[..., None]) -> Path:
     mounted(root, "-t", "tmpfs", "-o", "size=64k")

@@ -108,14 +108,12 @@ class WorkspaceFilesystem:
 
     def __init__(self, root: Path, closed_to_writes: Sequence[Path] = ()) -> None:
         try:
-            self._root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._root_directory = _Root(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except (OSError, ValueError) as error:
             raise SetupError(f"the workspace {str(root)!r} is not a directory that can be opened: {error}") from error
         self._root = root
         self._closed_paths = tuple(closed_to_writes)
         self._closed_parts = tuple(_parts_below(root, path) for path in closed_to_writes)
-        self._is_open = True
-        self._lock = threading.Lock()  # only around the root's descriptor: its number must not be reused meanwhile
 
     def close_to_writes(self, path: Path) -> None:
         """One more place for ``closed_to_writes``, when it lies in the workspace. May be repeated."""
@@ -130,8 +128,8 @@ class WorkspaceFilesystem:
         Raises:
             ServiceError: missing, a directory, a symbolic link, a special file, a hard link, or not readable.
         """
-        with _door("read", path), self._directory_of(path) as directory:
-            return io.BufferedReader(_open_regular(directory, path.name))
+        with _Door("read", path), self._directory_of(path) as directory:
+            return _open_regular(directory, path.name)
 
     def write(self, path: WorkspacePath, data: bytes, *, replace: bool = True) -> None:
         """Create or replace a regular file; on failure the old content is untouched and nothing is left
@@ -142,7 +140,7 @@ class WorkspaceFilesystem:
                 directory or read-only, the place is closed to guests, the disk said no, the path is deeper than
                 100 folders, or the file exists and ``replace`` is False.
         """
-        with _door("write", path), self._directory_of(path, writing=True, create=True) as directory:
+        with _Door("write", path), self._directory_of(path, writing=True, create=True) as directory:
             old = _lstat(directory, path.name)
             if old is not None and not replace:
                 raise _Refused(_EXISTS)
@@ -157,7 +155,7 @@ class WorkspaceFilesystem:
 
     def delete(self, path: WorkspacePath) -> None:
         """Remove a regular file. Raises ServiceError when it is missing or anything else."""
-        with _door("delete", path), self._directory_of(path, writing=True) as directory:
+        with _Door("delete", path), self._directory_of(path, writing=True) as directory:
             old = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
             self._require_replaceable(directory, path.name, old)
             os.unlink(path.name, dir_fd=directory)
@@ -166,10 +164,10 @@ class WorkspaceFilesystem:
     def stat(self, path: WorkspacePath) -> FileStat | None:
         """None when the path is missing, is reached through a symbolic link, or is a link or special file
         itself."""
-        with _door("look up", path):
+        with _Door("look up", path):
             try:
                 if path.is_root:
-                    with self._directory(path) as directory:
+                    with self._directory(()) as directory:
                         return _file_stat(os.fstat(directory))
                 with self._directory_of(path) as directory:
                     status = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
@@ -185,16 +183,18 @@ class WorkspaceFilesystem:
     def children(self, path: WorkspacePath) -> list[DirectoryEntry]:
         """Regular files and directories; names that no `WorkspacePath` can hold are left out, as links and
         special files are. Raises ServiceError when ``path`` is not a directory."""
-        with _door("list", path), self._directory(path) as directory, os.scandir(directory) as entries:
+        with (
+            _Door("list", path),
+            self._directory(path.parts) as directory,
+            _listing(directory) as listing,
+            os.scandir(listing) as entries,
+        ):
             return sorted(found for entry in entries if (found := _directory_entry(entry)) is not None)
 
     def close(self) -> None:
         """Give up the root; later calls raise ServiceError. Files opened before stay open. May be
         repeated."""
-        with self._lock:
-            if self._is_open:
-                self._is_open = False
-                os.close(self._root_fd)
+        self._root_directory.close()
 
     def __enter__(self) -> WorkspaceFilesystem:
         return self
@@ -204,39 +204,17 @@ class WorkspaceFilesystem:
 
     # --- walking --------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _directory(self, path: WorkspacePath, *, writing: bool = False, create: bool = False) -> Iterator[int]:
-        """A descriptor of the directory ``path``, reached without following a link; closed afterwards."""
-        closed = self._closed_identities() if writing else frozenset()
-        directory = self._open_root()
-        try:
-            _require_open(directory, closed)
-            for name in path.parts:
-                child = _enter(directory, name, create=create)
-                directory, parent = child, directory
-                os.close(parent)
-                _require_open(directory, closed)
-            yield directory
-        finally:
-            os.close(directory)
+    def _directory(self, parts: tuple[str, ...], *, writing: bool = False, create: bool = False) -> _Walk:
+        return _Walk(self._root_directory, parts, self._closed_identities() if writing else frozenset(), create=create)
 
-    @contextmanager
-    def _directory_of(self, path: WorkspacePath, *, writing: bool = False, create: bool = False) -> Iterator[int]:
+    def _directory_of(self, path: WorkspacePath, *, writing: bool = False, create: bool = False) -> _Walk:
         if path.is_root:
             raise _Refused("it is the workspace itself, not a file")
         if writing and any(_is_prefix(parts, path.parts) for parts in self._closed_parts if parts is not None):
             raise _Refused(_CLOSED)
         if create and len(path.parts) > MAX_DEPTH:
             raise _Refused(f"it is deeper than {MAX_DEPTH} folders")
-        with self._directory(path.parent, writing=writing, create=create) as directory:
-            yield directory
-
-    def _open_root(self) -> int:
-        with self._lock:
-            if not self._is_open:
-                raise ServiceError("the workspace is closed")
-            # A new open file description, not dup(): listings of two threads must not share a position.
-            return os.open(".", _DIRECTORY, dir_fd=self._root_fd)
+        return self._directory(path.parts[:-1], writing=writing, create=create)
 
     # --- what may be written --------------------------------------------------------------------------------
 
@@ -262,18 +240,31 @@ class _Refused(Exception):
     """A house rule says no; the text says which. Never leaves this module."""
 
 
-@contextmanager
-def _door(verb: str, path: WorkspacePath) -> Iterator[None]:
-    """Translates what the kernel and the house rules say into `ServiceError`, naming the path as guests know
-    it."""
-    try:
-        yield
-    except _Refused as error:
-        raise ServiceError(f"cannot {verb} {str(path)!r}: {error}") from error
-    except OSError as error:
-        raise ServiceError(f"cannot {verb} {str(path)!r}: {_reason(error)}") from error
-    except ValueError as error:  # a name that the file system's encoding cannot express
-        raise ServiceError(f"cannot {verb} {str(path)!r}: the name cannot be used on this system") from error
+class _Door:
+    """Translates what the kernel and the house rules say into `ServiceError`, naming the path as guests know it. A
+    class, like `_Walk`: every host call that names a file passes both, and generators cost three times as much."""
+
+    __slots__ = ("_path", "_verb")
+
+    def __init__(self, verb: str, path: WorkspacePath) -> None:
+        self._verb, self._path = verb, path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        match error:
+            case None:
+                return
+            case _Refused():
+                problem = str(error)
+            case OSError():
+                problem = _reason(error)
+            case ValueError():  # a name that the file system's encoding cannot express
+                problem = "the name cannot be used on this system"
+            case _:
+                return
+        raise ServiceError(f"cannot {self._verb} {str(self._path)!r}: {problem}") from error
 
 
 def _reason(error: OSError) -> str:
@@ -290,6 +281,78 @@ def _reason(error: OSError) -> str:
             return type(error).__name__
         case number:
             return os.strerror(number)
+
+
+# --- walking --------------------------------------------------------------------------------------------------
+
+
+class _Root:
+    """The workspace's own directory. Closed when nobody is in it any more, since its number must not be reused
+    meanwhile.
+
+    Nobody reads its entries: whoever wants them opens it anew (`_listing`), since two readers of one open file would
+    share a position.
+    """
+
+    __slots__ = ("_fd", "_is_open", "_lock", "_visitors")
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._is_open, self._visitors = fd, True, 0
+        self._lock = threading.Lock()
+
+    def enter(self) -> int:
+        """Its descriptor, until ``leave``. Raises ServiceError."""
+        with self._lock:
+            if not self._is_open:
+                raise ServiceError("the workspace is closed")
+            self._visitors += 1
+            return self._fd
+
+    def leave(self) -> None:
+        with self._lock:
+            self._visitors -= 1
+            if not self._is_open and not self._visitors:
+                os.close(self._fd)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._is_open:
+                self._is_open = False
+                if not self._visitors:
+                    os.close(self._fd)
+
+
+class _Walk:
+    """Context manager: a descriptor of the directory ``parts``, reached from the root without following a link. Raises
+    _Refused for the directories ``closed``, what the kernel says, and ServiceError."""
+
+    __slots__ = ("_closed", "_create", "_directory", "_parts", "_root")
+
+    def __init__(
+        self, root: _Root, parts: tuple[str, ...], closed: frozenset[tuple[int, int]], *, create: bool
+    ) -> None:
+        self._root, self._parts, self._closed, self._create = root, parts, closed, create
+        self._directory: int | None = None  # None: the root, which others use as well
+
+    def __enter__(self) -> int:
+        directory = self._root.enter()
+        try:
+            _require_open(directory, self._closed)
+            for name in self._parts:
+                directory = _enter(directory, name, create=self._create)
+                parent, self._directory = self._directory, directory
+                if parent is not None:
+                    os.close(parent)
+                _require_open(directory, self._closed)
+        except BaseException:
+            self.__exit__()
+            raise
+        return directory
+
+    def __exit__(self, *_: object) -> None:
+        if self._directory is not None:
+            os.close(self._directory)
+        self._root.leave()
 
 
 # --- one step of the walk -----------------------------------------------------------------------------------
@@ -331,9 +394,16 @@ def _require_spelling(directory: int, name: str, status: os.stat_result) -> None
 
 
 def _names(directory: int) -> list[str]:
+    with _listing(directory) as listing:
+        return os.listdir(listing)
+
+
+@contextmanager
+def _listing(directory: int) -> Iterator[int]:
+    """A descriptor of the same directory to read its entries from, with a position of its own."""
     listing = os.open(".", _DIRECTORY, dir_fd=directory)
     try:
-        return os.listdir(listing)
+        yield listing
     finally:
         os.close(listing)
 
@@ -385,7 +455,7 @@ def _directory_entry(entry: os.DirEntry[str]) -> DirectoryEntry | None:
 # --- reading ------------------------------------------------------------------------------------------------
 
 
-class _Reader(io.FileIO):
+class _Raw(io.FileIO):
     """A file whose late failures (a disk error, a lost network share) are typed too."""
 
     def readinto(self, buffer: WriteableBuffer, /) -> int | None:
@@ -399,6 +469,21 @@ class _Reader(io.FileIO):
             return super().readall()
         except OSError as error:
             raise ServiceError(f"cannot read on: {_reason(error)}") from error
+
+
+class _Reader(io.BufferedReader):
+    """Whoever wants the whole of a file asks for as much as would still fit, and Python sets that much aside before it
+    reads. Here it is no more than there is, as long as the file does not grow."""
+
+    def __init__(self, raw: _Raw, size_bytes: int) -> None:
+        super().__init__(raw)
+        self._size_bytes = size_bytes
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size <= self._size_bytes:
+            return super().read(size)
+        content = super().read(self._size_bytes + 1)
+        return content if len(content) <= self._size_bytes else content + super().read(size - len(content))
 
 
 def _open_regular(directory: int, name: str) -> _Reader:
@@ -426,12 +511,9 @@ def _open_regular(directory: int, name: str) -> _Reader:
             continue
         opened = os.fstat(descriptor)
         if _identity(opened) == _identity(before) and stat.S_ISREG(opened.st_mode) and opened.st_nlink <= 1:
-            return _Reader(descriptor, "rb")
+            return _Reader(_Raw(descriptor, "rb"), opened.st_size)
         os.close(descriptor)
     raise _Refused("it is being replaced again and again")
-
-
-# --- writing ------------------------------------------------------------------------------------------------
 
 
 # --- places closed to guests --------------------------------------------------------------------------------
