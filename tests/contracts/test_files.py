@@ -155,6 +155,19 @@ def test_metadata_and_hash_are_those_of_the_file(journal: Workspace, supervise: 
     assert json.loads(ask(supervisor, "host_hash_file", {"path": "data.bin"})) == {"hash": expected}
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_a_long_text_is_read_wherever_its_letters_are_cut_and_refused_when_one_is_broken(
+    journal: Workspace, supervise: Supervise, shift: int
+) -> None:
+    supervisor = supervise()
+    text = b"." * shift + "😀".encode() * 50_000
+    (journal.path / "long.md").write_bytes(text)
+    assert ask(supervisor, "host_read_file", {"path": "long.md"}) == text
+    for broken in (text[:-1], text[:100_000] + b"\xff" + text[100_000:]):
+        (journal.path / "long.md").write_bytes(broken)
+        assert b"not UTF-8" in ask(supervisor, "host_read_file", {"path": "long.md"})
+
+
 def test_bytes_that_are_not_text_are_read_as_binary_only(journal: Workspace, supervise: Supervise) -> None:
     content = b"\x00\xff\xfe" + os.urandom(2000)
     journal.write("data.bin", content)

@@ -20,7 +20,7 @@ _CONTAINER = re.compile(rb"(?:[^\"\[{]++|" + _TEXT + rb")*+(?:([\[{])|\Z)", re.D
 
 def has_more_tokens(text: bytes, bound: int) -> bool:
     """More texts, lists, objects and commas than that: a value without any of them is one digit beside them."""
-    if sum(map(text.count, (b'"', b"[", b"{", b","))) <= bound:  # ten times as quick, and mostly enough
+    if len(text) - len(text.translate(None, b'"[{,')) <= bound:  # ten times as quick, and mostly enough
         return False
     return next(islice(_TOKEN.finditer(text), bound, None), None) is not None
 

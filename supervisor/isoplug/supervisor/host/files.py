@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import base64
+import codecs
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +13,7 @@ from isoplug.supervisor.host.context import HostContext
 from isoplug.supervisor.host.registry import (
     Nothing,
     Request,
+    as_data,
     constant,
     envelope,
     error_string,
@@ -26,6 +27,8 @@ from isoplug.supervisor.workspace import GuardRefusal, WorkspacePath, workspace_
 __all__: list[str] = []
 
 _CHUNK_BYTES = 1 << 20
+#: What is decoded at once.
+_PIECE_BYTES = 1 << 16
 #: Most entries of one listing: at a hundred bytes a path this is 10 MB of JSON.
 _MAX_ENTRIES = 100_000
 
@@ -53,17 +56,16 @@ class _WriteText(_Path):
 @host_function("host_read_file", _Path, refuse=envelope)
 def _read_file(context: HostContext, request: _Path) -> bytes:
     content = _read(context, request.path)
-    if not content.isascii():  # which most are, and which takes a fraction of the time
-        try:
-            content.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ServiceError(f"{request.path!r} is not UTF-8 text; use host_read_binary") from error
+    try:
+        _require_utf8(content)
+    except UnicodeDecodeError as error:
+        raise ServiceError(f"{request.path!r} is not UTF-8 text; use host_read_binary") from error
     return content
 
 
 @host_function("host_read_binary", _Path, refuse=envelope)
-def _read_binary(context: HostContext, request: _Path) -> dict[str, str]:
-    return {"data": base64.b64encode(_read(context, request.path, encoded_ratio=4 / 3)).decode("ascii")}
+def _read_binary(context: HostContext, request: _Path) -> bytes:
+    return as_data(_read(context, request.path, encoded_ratio=4 / 3))
 
 
 @host_function("host_list_files", _Prefix, refuse=envelope)
@@ -157,6 +159,16 @@ def _read(context: HostContext, text: str, encoded_ratio: float = 1.0) -> bytes:
             context.plugin_id, f"the size of {text!r} in bytes", len(content), bound, "the host sets limits.frame"
         )
     return content
+
+
+def _require_utf8(content: bytes) -> None:
+    """Raises UnicodeDecodeError. Piece by piece, because as a whole a text may take four times the bytes."""
+    if content.isascii():
+        return
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for start in range(0, len(content), _PIECE_BYTES):
+        decoder.decode(content[start : start + _PIECE_BYTES])
+    decoder.decode(b"", final=True)
 
 
 def _write(context: HostContext, text: str, content: bytes) -> None:

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, JsonValue
 
 from isoplug.shared.errors import ServiceError
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.registry import Nothing, Request, envelope, from_base64, host_function
+from isoplug.supervisor.host.registry import Nothing, Request, as_data, envelope, from_base64, host_function
 from isoplug.supervisor.host.services import RuntimeContext
 from isoplug.supervisor.namespaces import (
     Audience,
@@ -182,10 +182,10 @@ def _put_object(context: HostContext, request: _Put) -> dict[str, bool]:
 
 
 @host_function("host_namespace_get_object", _Object, refuse=envelope)
-def _get_object(context: HostContext, request: _Object) -> dict[str, str]:
+def _get_object(context: HostContext, request: _Object) -> bytes:
     provider, max_bytes = _provider(context), _room_bytes(context, [request.key])
     found = provider.get_object(context.caller, request.ns_id, request.key, max_bytes)
-    return {"data": base64.b64encode(found.content).decode("ascii")}
+    return as_data(found.content)
 
 
 @host_function("host_namespace_get_objects_batch", _Batch, refuse=envelope, max_input_bytes=_BATCH_INPUT_BYTES)

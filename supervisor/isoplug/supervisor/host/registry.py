@@ -34,6 +34,7 @@ __all__ = [
     "Nothing",
     "Refuse",
     "Request",
+    "as_data",
     "constant",
     "envelope",
     "error_string",
@@ -192,6 +193,12 @@ _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=Fa
 
 def to_json(value: Any) -> bytes:
     return _JSON.encode(value).encode("utf-8", "replace")
+
+
+def as_data(content: bytes) -> bytes:
+    """``{"data": base64}`` as JSON, put together from bytes: base64 needs no escapes, and finding that out for each
+    letter of a megabyte takes longer than all the rest."""
+    return b'{"data":"%b"}' % base64.b64encode(content)
 
 
 def _encode(answer: Any) -> bytes:

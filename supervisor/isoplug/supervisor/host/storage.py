@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import base64
-
 from isoplug.supervisor.host.context import HostContext
-from isoplug.supervisor.host.registry import Request, constant, error_string, from_base64, host_function
+from isoplug.supervisor.host.registry import Request, as_data, constant, error_string, from_base64, host_function
 from isoplug.supervisor.permissions import Permission
 
 __all__: list[str] = []
@@ -23,10 +21,10 @@ class _Set(_Get):
 
 
 @host_function("host_storage_get", _Get, refuse=constant(b""))
-def _storage_get(context: HostContext, request: _Get) -> dict[str, str] | None:
+def _storage_get(context: HostContext, request: _Get) -> bytes | None:
     context.require(Permission.PLUGIN_STORAGE, request.key)
     value = context.services.storage.get(context.plugin_id, request.key)
-    return None if value is None else {"data": base64.b64encode(value).decode("ascii")}
+    return None if value is None else as_data(value)
 
 
 @host_function("host_storage_set", _Set, refuse=error_string, max_input_bytes=None, effect="key_set")
