@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from isoplug.supervisor.permissions import AllowAll, Checker, Decision, DenyAll, Frontmatter, Permission, Verdict
     from isoplug.supervisor.plugins.manifest import Manifest
     from isoplug.supervisor.plugins.table import Plugin
-    from isoplug.supervisor.reload import ReloadReport
+    from isoplug.supervisor.reload import LoadProgress, ReloadReport
     from isoplug.supervisor.replaying import Replayed, replay
     from isoplug.supervisor.secrets import Secrets
     from isoplug.supervisor.storage import Storage
@@ -94,6 +94,7 @@ __all__ = [
     "Interceptor",
     "InvalidArgument",
     "LoadError",
+    "LoadProgress",
     "Manifest",
     "NamespaceProvider",
     "NothingDone",
@@ -149,6 +150,7 @@ _HOMES = {
     "HttpRequest": "isoplug.supervisor.egress",
     "HttpResponse": "isoplug.supervisor.egress",
     "Interceptor": "isoplug.supervisor.calls",
+    "LoadProgress": "isoplug.supervisor.reload",
     "Manifest": "isoplug.supervisor.plugins.manifest",
     "NamespaceProvider": "isoplug.supervisor.namespaces",
     "NothingDone": "isoplug.supervisor.egress",

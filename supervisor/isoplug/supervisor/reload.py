@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from isoplug.shared.errors import CallCancelled, LoadError, PluginError, PluginNotFound, SetupError, SupervisorClosed
 from isoplug.supervisor.integrity import checksum_file, signature_file
@@ -27,7 +27,7 @@ from isoplug.supervisor.plugins.module import Stamp
 from isoplug.supervisor.plugins.table import IdTaken, Plugin, PluginTable
 from isoplug.supervisor.starting import Source, Started
 
-__all__ = ["Handlers", "ReloadReport", "Reloader"]
+__all__ = ["Handlers", "LoadProgress", "OnProgress", "ReloadReport", "Reloader"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
@@ -35,6 +35,25 @@ _log = get_logger(__name__)
 
 #: Modules compile in parallel, which is what starting is mostly made of.
 _PARALLEL_STARTS = 2 * (os.cpu_count() or 1)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far a scan of the plugins folder is. Of ``total`` folders with a plugin, ``started`` have been looked at, and
+    their modules started where that is needed; ``done`` need nothing more: they are ready for calls, or refused."""
+
+    total: int
+    started: int = 0
+    done: int = 0
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return (self.started + self.done) / (2 * self.total) if self.total else 1.0
+
+
+#: Hears of each step of a load, in the thread that loads. It must not wait; what it raises is logged.
+OnProgress: TypeAlias = Callable[[LoadProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +142,20 @@ class _Look:
 class Reloader:
     """Of one supervisor. Thread-safe: reloads are one after the other."""
 
-    def __init__(self, loader: Loader, table: PluginTable, plugins_dir: Path, handlers: Handlers) -> None:
+    def __init__(
+        self,
+        loader: Loader,
+        table: PluginTable,
+        plugins_dir: Path,
+        handlers: Handlers,
+        on_progress: OnProgress = lambda _: None,
+    ) -> None:
         self._loader = loader
         self._table = table
         self._plugins_dir = plugins_dir
         self._handlers = handlers
+        self._on_progress = on_progress
+        self._progress = LoadProgress(0)
         self._reloading = threading.Lock()
         self._identity: tuple[int, int] | None = None
         self._failures: dict[str, _Failure] = {}
@@ -140,6 +168,7 @@ class Reloader:
         """``force``: try again what was refused, although its files have not changed. Raises SetupError."""
         with self._reloading, ExitStack() as cleanup:
             candidates = self._scan()
+            self._tell(LoadProgress(len(candidates)))
             residents = self._residents()
             # Once: a trial may end while this goes on.
             known = [Resident(p.id, name, p.versions.in_charge.module.sha256) for name, p in residents.items()]
@@ -151,6 +180,19 @@ class Reloader:
             report = self._carry_out(plan, looks, residents)
             self._remember(looks)
             return report
+
+    def _tell(self, progress: LoadProgress) -> None:
+        self._progress = progress
+        try:
+            self._on_progress(progress)
+        except Exception:  # noqa: BLE001  a host's display must not stop its plugins
+            _log.exception("load.progress_not_shown")
+
+    def _has_started_one(self) -> None:
+        self._tell(replace(self._progress, started=self._progress.started + 1))
+
+    def _has_done_one(self) -> None:
+        self._tell(replace(self._progress, done=self._progress.done + 1))
 
     def _residents(self) -> dict[str, Plugin]:
         """What is loaded from this folder, by the name of its own."""
@@ -181,7 +223,7 @@ class Reloader:
             except PluginError as error:
                 look.error = error
 
-        _in_parallel(look_at, list(looks), _PARALLEL_STARTS, "isoplug-load")
+        _in_parallel(look_at, list(looks), _PARALLEL_STARTS, "isoplug-load", self._has_started_one)
 
     def _look_at(self, look: _Look, resident: Plugin | None, by_sha256: Mapping[str, Resident], *, force: bool) -> None:
         """Whose module it is; raises PluginError when that cannot be told."""
@@ -261,7 +303,8 @@ class Reloader:
         loads = [(look, partial(self._loader.prepare, entry)) for look, entry in admitted]
         upgrades = [(looks[name], partial(self._upgrade, by_id[i], looks[name])) for i, name in plan.upgrade.items()]
         steps = [*loads, *upgrades]
-        done = _in_parallel(lambda step: _noting(*step), steps, len(steps), "isoplug-init")
+        self._tell(replace(self._progress, done=len(looks) - len(steps)))
+        done = _in_parallel(lambda step: _noting(*step), steps, len(steps), "isoplug-init", self._has_done_one)
         plugins = [plugin for plugin in done[: len(loads)] if plugin is not None]
         for plugin in plugins:
             self._handlers.welcome(plugin)
@@ -340,13 +383,23 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _in_parallel(step: Callable[[_T], _R], items: list[_T], threads: int, name: str) -> list[_R]:
-    """In the order of ``items``. Raises SetupError when the machine or, at its end, the interpreter starts no more
-    threads."""
+def _in_parallel(
+    step: Callable[[_T], _R], items: list[_T], threads: int, name: str, on_done: Callable[[], None]
+) -> list[_R]:
+    """In the order of ``items``; ``on_done`` is called here, after each. Raises SetupError when the machine or, at its
+    end, the interpreter starts no more threads."""
     if not items:
         return []
     with _pool_of_threads(min(threads, len(items)), name) as pool:
-        return list(pool.map(step, items))
+        futures = [pool.submit(step, item) for item in items]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                on_done()
+            return [future.result() for future in futures]
+        finally:  # an error, or an interrupt (Ctrl-C): what has not begun is left
+            for future in futures:
+                future.cancel()
 
 
 @contextmanager

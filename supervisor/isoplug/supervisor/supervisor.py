@@ -48,7 +48,7 @@ from isoplug.supervisor.permissions import Checker
 from isoplug.supervisor.plugins.folder import PluginFiles
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
-from isoplug.supervisor.reload import Handlers, Reloader, ReloadReport
+from isoplug.supervisor.reload import Handlers, OnProgress, Reloader, ReloadReport
 from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
 from isoplug.supervisor.websockets import WebSockets
@@ -93,6 +93,8 @@ class Supervisor:
         interceptors: stand around every call of a worker, the first one outermost: fault injection
             (``isoplug.supervisor.chaos``), or a host's own. See ``isoplug.supervisor.calls.Interceptor``. What is
             recorded (``config.record``) is what they leave of a call.
+        on_progress: hears how far a load of the plugins folder is, at the start and in ``reload``: a LoadProgress at
+            each step, in the thread that loads. It must not wait; what it raises is logged.
 
     Raises:
         SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.
@@ -124,6 +126,7 @@ class Supervisor:
         namespaces: NamespaceProvider | None = None,
         websockets: WebSockets | None = None,
         interceptors: Sequence[Interceptor] = (),
+        on_progress: OnProgress = lambda _: None,
     ) -> None:
         check_platform()
         self._config = configured(
@@ -165,8 +168,9 @@ class Supervisor:
             _alive.add(self)
             cleanup.callback(self._end_plugins)
             handlers = Handlers(self._add_mailbox, self._resume_mailbox, self._unload, self._apply_sidecar)
-            self._reloader = None if plugins is None else Reloader(self._loader, self._table, plugins, handlers)
-            if self._reloader is not None:
+            self._reloader = None
+            if plugins is not None:
+                self._reloader = Reloader(self._loader, self._table, plugins, handlers, on_progress)
                 self._reloader.reload(force=False)
                 for plugin_id in self._idle_sections():
                     _log.warning(

@@ -14,7 +14,15 @@ from pathlib import Path
 import pytest
 
 from conftest import PluginFolder, Workspace
-from isoplug.supervisor import AsyncSupervisor, ConfigError, LoadError, ReloadReport, SetupError, Supervisor
+from isoplug.supervisor import (
+    AsyncSupervisor,
+    ConfigError,
+    LoadError,
+    LoadProgress,
+    ReloadReport,
+    SetupError,
+    Supervisor,
+)
 from versions import PROBE, build, config, overwrite, put, status
 
 
@@ -367,3 +375,33 @@ def test_a_report_can_be_told_as_json(plugins: PluginFolder, supervise: Callable
     plugins.add_bytes("garbage", b"garbage")
     told = json.loads(json.dumps(supervisor.reload().to_json()))
     assert (told["loaded"], told["refused"]["garbage"]["code"]) == ([], "load_error")
+
+
+def test_a_host_hears_of_each_step_of_a_load_in_the_thread_that_loads(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    heard: list[tuple[LoadProgress, threading.Thread]] = []
+    plugins.add("test.a")
+    plugins.add("test.b")
+    (plugins.path / "broken").mkdir()
+    (plugins.path / "broken" / "plugin.wasm").write_bytes(b"no module")
+    supervisor = supervise(on_progress=lambda progress: heard.append((progress, threading.current_thread())))
+    assert {thread for _, thread in heard} == {threading.current_thread()}
+    steps = [(progress.started, progress.done) for progress, _ in heard]
+    assert steps == [(0, 0), (1, 0), (2, 0), (3, 0), (3, 1), (3, 2), (3, 3)]
+    assert {progress.total for progress, _ in heard} == {3}
+    assert (heard[0][0].share, heard[-1][0].share) == (0.0, 1.0)
+    heard.clear()
+    supervisor.reload()
+    assert heard[-1][0] == LoadProgress(3, 3, 3)
+
+
+def test_a_display_that_fails_does_not_stop_a_load(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: LoadProgress) -> None:
+        raise OSError("the terminal is gone")
+
+    plugins.add("test.a")
+    assert set(supervise(on_progress=fail).plugins) == {"test.a"}
+    assert "load.progress_not_shown" in caplog.text

@@ -99,9 +99,11 @@ class Choice:
 
     def supervisor(self) -> Supervisor:
         """With all plugins loaded. Raises SetupError."""
+        from isoplug.supervisor.cli.loading import loading_bar
         from isoplug.supervisor.supervisor import Supervisor
 
-        return Supervisor(config=self.settings_with_plugins())
+        with loading_bar() as on_progress:
+            return Supervisor(config=self.settings_with_plugins(), on_progress=on_progress)
 
     def client(self) -> AbstractContextManager[Client]:
         """Of the service that was started with the same options. Raises SetupError, NotRunning, PermissionDenied."""
