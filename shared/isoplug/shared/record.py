@@ -6,7 +6,6 @@ because a guest decides how much happens.
 
 from __future__ import annotations
 
-from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -96,8 +95,9 @@ class CallRecord:
         self._effects: list[Effect] = []
         self._denials: list[Denial] = []
         # As plain tuples, which are made ten times as quickly: every host call makes one, and few are ever looked at.
-        self._host_calls: deque[tuple[str, str, str, str]] = deque(maxlen=_MAX_LAST)
-        self._log: deque[LogLine] = deque(maxlen=_MAX_LAST)
+        # In lists, which cost nothing as long as they are empty: every call makes a record.
+        self._host_calls: list[tuple[str, str, str, str]] = []
+        self._log: list[LogLine] = []
 
     @property
     def is_delivered(self) -> bool:
@@ -152,9 +152,11 @@ class CallRecord:
 
     def add_host_call(self, plugin_id: str, function: str, target: str, result: str) -> None:
         self._host_calls.append((plugin_id, function, _clip(target), _clip(result)))
+        del self._host_calls[:-_MAX_LAST]
 
     def add_log_line(self, plugin_id: str, level: str, message: str) -> None:
         self._log.append(LogLine(plugin_id, _clip(level), _clip(message)))
+        del self._log[:-_MAX_LAST]
 
 
 def _clip(text: str) -> str:

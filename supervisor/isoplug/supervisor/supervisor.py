@@ -522,7 +522,9 @@ class Supervisor:
         return CallOptions(deadline, self._read_offers(files), retries, strict, record, cancellation)
 
     def _read_offers(self, files: OfferedFiles | None) -> dict[str, bytes]:
-        return {key: _offer(key, value, self._config.limits.frame) for key, value in (files or {}).items()}
+        if not files:
+            return {}
+        return {key: _offer(key, value, self._config.limits.frame) for key, value in files.items()}
 
     def _idle_sections(self) -> set[str]:
         """The plugins' sections in the configuration that count for nobody yet: by a folder's name only pins do."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from isoplug.supervisor.pool import Chain
 
@@ -32,15 +30,14 @@ class Cancellation:
         for chain in chains:
             chain.cancel()
 
-    @contextmanager
-    def covering(self, chain: Chain) -> Iterator[None]:
-        """For the runner: while this chain runs, ``cancel`` ends it."""
+    def cover(self, chain: Chain) -> None:
+        """For the runner: from now on until ``uncover``, ``cancel`` ends this chain."""
         with self._lock:
             self._chains.add(chain)
-        try:
-            if self._is_cancelled:
-                chain.cancel()
-            yield
-        finally:
-            with self._lock:
-                self._chains.discard(chain)
+        if self._is_cancelled:
+            chain.cancel()
+
+    def uncover(self, chain: Chain) -> None:
+        """Idempotent."""
+        with self._lock:
+            self._chains.discard(chain)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
 from functools import partial
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import Any, TypeVar
 
 from isoplug.shared.errors import (
@@ -28,6 +27,7 @@ from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor import wall_clock
+from isoplug.supervisor.calls.cancellation import Cancellation
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.crash import Crash, OnCrash
 from isoplug.supervisor.calls.exchange import exchange
@@ -53,9 +53,6 @@ __all__ = ["CallRunner"]
 _log = get_logger(__name__)
 
 _T = TypeVar("_T")
-
-#: Of a call that no ``Cancellation`` covers.
-_UNCOVERED = nullcontext()
 
 
 class _WorkerLost(Exception):
@@ -100,22 +97,15 @@ class CallRunner:
             return timeout
         return Deadline.after(self._call_timeout_seconds if timeout is None else timeout)
 
-    def open_frame(
-        self,
-        deadline: Deadline,
-        offered_files: Mapping[str, bytes] = MappingProxyType({}),
-        record: CallRecord | None = None,
-    ) -> _OpenFrame:
+    def open_frame(self, deadline: Deadline) -> _OpenFrame:
         """Context manager: a call from outside, depth 0. Errors that leave it have its outcome and record. Entering
         raises SupervisorClosed."""
-        return _OpenFrame(self.gate, Frame(Chain(record), deadline, 0, offered_files))
+        return _OpenFrame(self.gate, Frame(Chain(), deadline))
 
     def run(self, options: CallOptions, work: Callable[[Frame], _T]) -> _T:
         """``work`` as a call from outside, with all that a caller may ask of one."""
-        with (
-            self.open_frame(options.deadline, options.offered_files, options.record) as frame,
-            _UNCOVERED if options.cancellation is None else options.cancellation.covering(frame.chain),
-        ):
+        frame = Frame(Chain(options.record), options.deadline, 0, options.offered_files)
+        with _OpenFrame(self.gate, frame, options.cancellation):
             attempt = partial(_attempt, work, frame, options.strict)
             return repeated(attempt, frame.chain, frame.deadline, options.retries)
 
@@ -402,25 +392,34 @@ class CallRunner:
 class _OpenFrame:
     """A class, not a generator: entering and leaving is on the path of every call."""
 
-    __slots__ = ("_frame", "_gate")
+    __slots__ = ("_cancellation", "_frame", "_gate")
 
-    def __init__(self, gate: Gate, frame: Frame) -> None:
-        self._gate, self._frame = gate, frame
+    def __init__(self, gate: Gate, frame: Frame, cancellation: Cancellation | None = None) -> None:
+        self._gate, self._frame, self._cancellation = gate, frame, cancellation
 
     def __enter__(self) -> Frame:
+        chain = self._frame.chain
         try:
-            self._gate.let_in(self._frame.chain)
+            self._gate.let_in(chain)
+            if self._cancellation is not None:
+                self._cancellation.cover(chain)
         except BaseException as error:
-            self._gate.let_out(self._frame.chain)  # an interrupt may have come when it was in
-            if isinstance(error, PluginError):
-                error.settle(self._frame.chain.record)
+            self._leave(error)  # an interrupt may have come when it was in
             raise
         return self._frame
 
     def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        self._gate.let_out(self._frame.chain)
+        self._leave(error)
+
+    def _leave(self, error: BaseException | None) -> None:
+        chain = self._frame.chain
+        try:
+            if self._cancellation is not None:
+                self._cancellation.uncover(chain)
+        finally:
+            self._gate.let_out(chain)
         if isinstance(error, PluginError):
-            error.settle(self._frame.chain.record)
+            error.settle(chain.record)
 
 
 def _attempt(work: Callable[[Frame], _T], frame: Frame, strict: bool) -> _T:
