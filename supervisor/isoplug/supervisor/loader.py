@@ -245,6 +245,8 @@ class Loader:
             self._keeper,
             on_restarted=lambda: self._services.websockets.greet(plugin.id),
             on_lost=lambda loss: plugin.versions.lost(pool, loss),
+            is_needed=lambda: self._services.websockets.is_connected(plugin.id),
+            retire=module.template.retire,
         )
         pool.reserve(chain)
         return Release(started.manifest, module, pool)

@@ -48,6 +48,7 @@ from isoplug.supervisor.permissions import Checker
 from isoplug.supervisor.plugins.folder import PluginFiles
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
+from isoplug.supervisor.pool import State
 from isoplug.supervisor.reload import Handlers, OnProgress, Reloader, ReloadReport
 from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
@@ -490,6 +491,9 @@ class Supervisor:
         with self._runner.open_frame(self._runner.deadline(None)) as frame, plugin.changing_config(frame.deadline):
             config = read_config(plugin.config_path, plugin.id) or {}
             if config == (plugin.told or {}):
+                return False
+            if plugin.pool.state is State.ASLEEP:  # whoever wakes reads the file
+                plugin.told = config
                 return False
             self._tell_config(plugin, config, frame)
             return True

@@ -37,7 +37,7 @@ __all__ = [
 
 _CHANGES = ("loaded", "upgraded", "unloaded", "configured")
 _UNBOUNDED_COLUMNS = 10_000
-_STATE_STYLES = {"ready": "green", "busy": "cyan", "quarantined": "red", "backing_off": "yellow"}
+_STATE_STYLES = {"ready": "green", "busy": "cyan", "asleep": "dim", "quarantined": "red", "backing_off": "yellow"}
 
 
 def status_table(statuses: Sequence[PluginStatus], console: Console | None = None) -> None:

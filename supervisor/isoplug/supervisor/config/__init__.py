@@ -17,6 +17,7 @@ from isoplug.supervisor.config.model import (
     Server,
     Service,
     Signatures,
+    Sleep,
     Wasi,
     Websockets,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "Server",
     "Service",
     "Signatures",
+    "Sleep",
     "Wasi",
     "Websockets",
     "configured",

@@ -48,6 +48,7 @@ __all__ = [
     "Server",
     "Service",
     "Signatures",
+    "Sleep",
     "Wasi",
     "Websockets",
     "unit_of",
@@ -233,6 +234,14 @@ class Recycle(_Section):
     """At such a resident size, which is looked at about once a second."""
 
 
+class Sleep(_Section):
+    """``[sleep]``: when a plugin is loaded and has no worker; the next call or event starts one. What it keeps in
+    memory is lost with its worker."""
+
+    after: DurationOrZero = 0.0
+    """A plugin falls asleep when nobody has called it for so long, and no connection of it is open. 0 is never."""
+
+
 class OwnRestart(Restart):
     """``[plugins."id".restart]``: keys that are not given are those of ``[restart]``."""
 
@@ -308,6 +317,8 @@ class OwnPlugin(_Section):
     restart: OwnRestart = OwnRestart()
     recycle: Recycle = Recycle()
     """Keys that are not given are those of ``[recycle]``."""
+    sleep: Sleep = Sleep()
+    """Keys that are not given are those of ``[sleep]``."""
     limits: OwnLimits = OwnLimits()
 
 
@@ -318,6 +329,7 @@ class PluginSettings:
     workers: int
     restart: Restart
     recycle: Recycle
+    sleep: Sleep
     limits: Limits
 
 
@@ -462,6 +474,7 @@ class Config(_Section):
     calls: Calls = Calls()
     restart: Restart = Restart()
     recycle: Recycle = Recycle()
+    sleep: Sleep = Sleep()
     plugins: Mapping[str, OwnPlugin] = {}
     """By plugin id; a ``sha256`` also by the name of its folder."""
     limits: Limits = Limits()
@@ -490,11 +503,12 @@ class Config(_Section):
         """The plugin's own section, and the general ones for what that leaves out."""
         own = self.plugins.get(plugin_id)
         if own is None:
-            return PluginSettings(1, self.restart, self.recycle, self.limits)
+            return PluginSettings(1, self.restart, self.recycle, self.sleep, self.limits)
         return PluginSettings(
             own.workers,
             _merged(self.restart, own.restart),
             _merged(self.recycle, own.recycle),
+            _merged(self.sleep, own.sleep),
             _merged(self.limits, own.limits),
         )
 

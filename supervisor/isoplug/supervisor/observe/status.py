@@ -15,8 +15,8 @@ __all__ = ["PluginStatus", "resources_of"]
 class PluginStatus:
     """A snapshot of one plugin.
 
-    ``state`` is one of starting, ready, busy, backing_off, quarantined, stopped. ``failures`` counts calls that did
-    not return; ``last_failure`` says why the last worker was lost. ``rss_bytes`` and ``cpu_seconds`` are sums over
+    ``state`` is one of starting, ready, busy, asleep, backing_off, quarantined, stopped. ``failures`` counts calls that
+    did not return; ``last_failure`` says why the last worker was lost. ``rss_bytes`` and ``cpu_seconds`` are sums over
     ``worker_pids``, the workers that run now, those of a version that stands by or is on its way out included.
     ``upgrade`` says why the newest version is not in charge, or that it is on trial.
     """

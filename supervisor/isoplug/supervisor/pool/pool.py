@@ -58,6 +58,7 @@ class State(StrEnum):
     READY = "ready"
     BUSY = "busy"
     BACKING_OFF = "backing_off"
+    ASLEEP = "asleep"  #: no worker, until somebody asks for one
     QUARANTINED = "quarantined"
     STOPPED = "stopped"
 
@@ -71,6 +72,10 @@ class Pool:
 
     ``on_lost`` hears of the end of each regular worker and of each start that failed, ``on_restarted`` of each new
     regular one but the first; both are called in whatever thread noticed, and must not wait.
+
+    A pool whose workers were idle for ``sleep_after_seconds`` falls asleep, unless it ``is_needed``: they get their
+    farewell, and so does what they were forked from (``retire``: see ``Template.retire``). Whoever asks for a worker
+    wakes it. Both are called with the book's lock held.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class Pool:
         *,
         on_lost: Callable[[Loss], None] = lambda _: None,
         on_restarted: Callable[[], None] = lambda: None,
+        is_needed: Callable[[], bool] = lambda: False,
+        retire: Callable[[], Callable[[], None]] = lambda: lambda: None,
     ) -> None:
         self._plugin_id = plugin_id
         self._settings = settings
@@ -92,6 +99,10 @@ class Pool:
         self._keeper = keeper
         self._on_lost = on_lost
         self._on_restarted = on_restarted
+        self._is_needed = is_needed
+        self._retire = retire
+        #: Ends what the workers of before were forked from, once they have had their farewell.
+        self._retired: list[Callable[[], None]] = []
         self._changed = threading.Condition(book.lock)
         self._budget = RestartBudget(settings.restart)
         self._crew = Crew(settings.workers)
@@ -112,6 +123,7 @@ class Pool:
         self._outgoing: set[Member] = set()
         self._is_quarantined = False
         self._is_standing_by = False
+        self._is_asleep = False  #: then there are no workers, and no starts
         self._is_closed = False
         #: Closing has ended: what comes back now, nobody else will end.
         self._is_over = False
@@ -306,8 +318,11 @@ class Pool:
                 self._crew.remove(member)
                 self._extras.remove(member)
             workers = [*(member.worker for member in leaving), *self._farewells.take_waiting()]
+            retired, self._retired = self._retired, []
         self._keeper.forget(self)
         with ExitStack() as goodbyes:  # a second Ctrl-C ends one farewell, not the cleaning up
+            for end in retired:
+                goodbyes.callback(end)  # after the farewells, which are said from the last one on
             for worker in workers:
                 goodbyes.callback(self._farewells.say, worker, deadline)
 
@@ -320,6 +335,8 @@ class Pool:
                 return State.QUARANTINED
             if self._crew.members:
                 return State.BUSY if self._crew.free() is None else State.READY
+            if self._is_asleep:
+                return State.ASLEEP
             starts = self._crew.starts
             return State.BACKING_OFF if starts and all(start.is_waiting for start in starts) else State.STARTING
 
@@ -347,7 +364,7 @@ class Pool:
     # --- for the keeper -------------------------------------------------------------------------------------------
 
     def tend(self) -> None:
-        """Recycle what is due, end what was idle for long or did not keep still, say the farewells that wait."""
+        """Recycle what is due, end what did not keep still, and what was idle for long, say the farewells that wait."""
         self._end_restless()
         sizes = self._measure()
         with self._book.lock:
@@ -359,8 +376,39 @@ class Pool:
                 if why := self._settings.recycle.reason(member.calls, age_seconds, sizes.get(member, 0)):
                     self._recycle(member, why)
             self._start_missing()
+            if self._may_sleep(now):
+                self._fall_asleep()
             self._plan_visit()
         self._farewells.say_all()
+        self._end_retired()
+
+    def _may_sleep(self, now: float) -> bool:
+        """With the lock held."""
+        seconds = self._settings.sleep_after_seconds
+        is_due = seconds and self._crew.members and now - self._asked_at(now) >= seconds
+        if not is_due or self._is_closed or self._is_standing_by:
+            return False
+        return self._is_at_rest() and self._turns.is_empty and not self._is_needed()
+
+    def _fall_asleep(self) -> None:
+        """With the lock held. Whoever asks for a worker from now on gets one of another process than those that leave,
+        and waits for none of their farewells."""
+        self._is_asleep = True
+        for member in tuple(self._crew.members):
+            self._crew.remove(member)
+            self._farewells.add(member.worker)
+        for extra in self._extras.outdate():
+            self._farewells.add(extra.worker)
+        self._retired.append(self._retire())
+        _log.info("plugin.asleep", plugin=self._plugin_id)
+
+    def _end_retired(self) -> None:
+        with self._book.lock:
+            if self._farewells.is_closing:  # whoever closes has taken over the farewells, and what comes after them
+                return
+            retired, self._retired = self._retired, []
+        for end in retired:
+            end()
 
     def _end_restless(self) -> None:
         """Idle workers that send, or compute, although nobody has asked them anything."""
@@ -396,15 +444,21 @@ class Pool:
         if recycle.age_seconds:
             instants += [member.worker.started_at + recycle.age_seconds for member in staying]
         if self._crew.members or self._extras.warm:
-            instants.append(self._next_look(now))
+            asked_at = self._asked_at(now)
+            instants.append(self._next_look(now, asked_at))
+            if self._settings.sleep_after_seconds:
+                sleeps_at = asked_at + self._settings.sleep_after_seconds
+                instants.append(sleeps_at if sleeps_at > now else None)  # it was not let: the next look is soon enough
         due = [instant for instant in instants if instant is not None]
         if due and not self._is_closed:
             self._keeper.visit(self, min(due))
 
-    def _next_look(self, now: float) -> float:
-        """With the lock held, while there are workers."""
-        workers = (*self._crew.members, *self._extras.warm)
-        asked_at = max(now if member.holder else member.worker.idleness.since for member in workers)
+    def _asked_at(self, now: float) -> float:
+        """When the last call ended: now, while there is one. With the lock held, and there are workers."""
+        members = (*self._crew.members, *self._extras.warm)
+        return max(now if member.holder else member.worker.quiet_since for member in members)
+
+    def _next_look(self, now: float, asked_at: float) -> float:
         pause_seconds = max(_LOOK_SECONDS, min(_RARE_LOOK_SECONDS, (now - asked_at) * _LOOK_SHARE))
         return (now + pause_seconds) // _LOOK_SECONDS * _LOOK_SECONDS
 
@@ -442,6 +496,7 @@ class Pool:
         if chain.is_cancelled:
             raise CallCancelled(self._plugin_id, "waiting for its worker")
         if not self._crew.members and not self._crew.starts:
+            self._is_asleep = False
             self._start_missing()
             if not self._crew.starts:
                 raise SetupError(
@@ -552,7 +607,7 @@ class Pool:
     # --- starting -------------------------------------------------------------------------------------------------
 
     def _wants_starts(self) -> bool:
-        return not (self._is_closed or self._is_quarantined or self._is_standing_by)
+        return not (self._is_closed or self._is_quarantined or self._is_standing_by or self._is_asleep)
 
     def _start_missing(self, delay_seconds: float = 0.0, *, is_restart: bool = False) -> None:
         while self._wants_starts() and self._crew.missing > 0:

@@ -23,6 +23,7 @@ class PoolSettings:
     shutdown_timeout_seconds: float
     restart: RestartPolicy
     recycle: RecyclePolicy
+    sleep_after_seconds: float
 
     @classmethod
     def of(cls, settings: config.Config, plugin_id: str) -> PoolSettings:
@@ -37,4 +38,5 @@ class PoolSettings:
             shutdown_timeout_seconds=calls.shutdown_timeout,
             restart=RestartPolicy.of(own.restart),
             recycle=RecyclePolicy.of(own.recycle),
+            sleep_after_seconds=own.sleep.after,
         )

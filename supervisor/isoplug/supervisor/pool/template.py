@@ -78,6 +78,13 @@ class Template:
             raise
         return Worker(process, Link(ours, process.pidfd, self.limits.frame), Allowance.of(self.limits), self)
 
+    def retire(self) -> Callable[[], None]:
+        """The next worker is forked from another process. What is returned ends the one that there is now, with the
+        workers that it has left, and waits for that. Not while one of them is being started."""
+        with self._lock:
+            current, self._current = self._current, None
+        return (lambda: None) if current is None else current.close
+
     def close(self) -> None:
         """End the process; workers that are left are ended with it. Idempotent."""
         with self._lock:

@@ -19,6 +19,10 @@ class Turns:
         self._bound = bound
         self._queue: deque[Chain] = deque()
 
+    @property
+    def is_empty(self) -> bool:
+        return not self._queue
+
     def is_next(self, chain: Chain) -> bool:
         """Nobody else comes first."""
         return not self._queue or self._queue[0] is chain

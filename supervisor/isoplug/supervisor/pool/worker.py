@@ -169,6 +169,11 @@ class Worker:
             return f"it used {wasted:.1f} s of CPU while nobody asked it anything"
         return "it spoke while nobody asked it" if self.link.has_spoken() else ""
 
+    @property
+    def quiet_since(self) -> float:
+        """The instant of its last answer, or of its start."""
+        return max(self.started_at, self.idleness.since)
+
     def next_call(self) -> int:
         self.calls += 1
         return self.calls

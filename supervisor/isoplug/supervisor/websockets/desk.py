@@ -81,6 +81,12 @@ class Desk:
         with place.lock:
             return self._hang_up(place)
 
+    def is_connected(self, plugin_id: str) -> bool:
+        """Whether the plugin has a connection, be it that it is being made again. Waits for nobody."""
+        place = self._places.get(plugin_id)
+        line = None if place is None else place.line
+        return line is not None and not line.is_closed
+
     # --- for the supervisor ---------------------------------------------------------------------------------------
 
     def admit(self, guest: Guest) -> None:
