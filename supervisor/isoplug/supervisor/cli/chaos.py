@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import functools
-import os
 import random
 import shlex
-import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
 from isoplug.supervisor.cli.options import json_option, print_json, reporting
+from isoplug.supervisor.cli.outputs import require_writable, write_output
+from isoplug.supervisor.cli.stopping import put_away_when_stopped
 
 if TYPE_CHECKING:
     from isoplug.supervisor.chaos import Plan, Report
-    from isoplug.supervisor.chaos.run import Settings
+    from isoplug.supervisor.chaos.run import Progress, Settings
 
 __all__ = ["chaos"]
 
@@ -32,7 +32,6 @@ _SEEDS = 1_000_000
 _LEAST_TIMEOUT_SECONDS = 0.1
 #: A run that took so many times as long as was asked for says why.
 _MUCH_LONGER = 2.0
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,37 +198,29 @@ def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
     seed = settings.plan.seed
     saved_at = _place_for_plan(choice, seed)
     if choice.report is not None:
-        _require_writable(choice.report, "--report")
+        require_writable(choice.report, "--report")
     click.echo(f"isoplug: on copies of plugins and workspace, with seed {seed}", err=True)
-    with _put_away_when_stopped(), progress_bar(is_wanted=not as_json) as on_progress:
+    with put_away_when_stopped(), progress_bar(is_wanted=not as_json) as show:
+
+        def on_progress(progress: Progress) -> None:
+            show(progress.phase, progress.share, _counts(progress))
+
         report = run(settings, on_progress=on_progress)
         if report.broken and is_shrunk:
             report = shrink(settings, report, on_progress=on_progress)
     report = replace(report, repeat=choice.command(seed, len(report.calls)))
     if report.smallest is not None:
-        _write(saved_at, report.smallest.to_toml())
+        write_output(saved_at, report.smallest.to_toml().encode())
     _show(report, choice, saved_at, as_json)
     if report.broken:
         sys.exit(FAILED)
 
 
-@contextmanager
-def _put_away_when_stopped() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run in order, so that no copy of a journal stays behind, and with a code of their own:
-    1 would say that a promise broke."""
-
-    def stop(number: int, _frame: object) -> NoReturn:
-        for one in _STOPPING:
-            signal.signal(one, signal.SIG_IGN)  # a second one must not interrupt the tidying
-        click.echo("isoplug: stopping; a run that was stopped has no result", err=True)
-        sys.exit(128 + number)
-
-    before = {number: signal.signal(number, stop) for number in _STOPPING}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+def _counts(progress: Progress) -> str:
+    return (
+        f"{progress.calls} calls, {progress.injected} faults: {progress.failed} failed, {progress.wrong} wrong, "
+        f"{progress.late} late"
+    )
 
 
 def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> None:
@@ -251,7 +242,7 @@ def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> Non
             click.echo(f"With it: {again}")
         click.echo(f"isoplug: the smallest plan is in {saved_at}", err=True)
     if choice.report is not None:
-        _write(choice.report, to_html(report))
+        write_output(choice.report, to_html(report).encode())
         click.echo(f"isoplug: the page is {choice.report}", err=True)
 
 
@@ -295,7 +286,7 @@ def _place_for_plan(choice: _Choice, seed: int) -> Path:
     name = f"isoplug-chaos-{seed}" if choice.report is None else f"{choice.report.stem}.smallest"
     folder = Path() if choice.report is None else choice.report.parent
     place = next(path for path in _numbered(folder, name) if _is_free(path, choice.plan))
-    _require_writable(place, "the current folder" if choice.report is None else "--report")
+    require_writable(place, "the current folder" if choice.report is None else "--report")
     return place
 
 
@@ -317,26 +308,3 @@ def _is_free(path: Path, plan: Path | None) -> bool:
     with suppress(SetupError):
         return bool(Plan.load(path).rules)
     return False
-
-
-def _require_writable(path: Path, option: str) -> None:
-    """Before a run of an hour, and not after it. Raises SetupError."""
-    from isoplug.shared.errors import SetupError
-
-    if path.is_dir():
-        raise SetupError(f"{option}: {path} is a folder; name a file")
-    if not path.parent.is_dir():
-        raise SetupError(f"{option}: {path.parent} is not a folder; make it, or name another")
-    if not os.access(path.parent, os.W_OK):
-        raise SetupError(f"{option}: cannot write in {path.parent.resolve()}; name another folder by --report")
-
-
-def _write(path: Path, text: str) -> None:
-    """Raises SetupError."""
-    from isoplug.shared.errors import SetupError
-    from isoplug.supervisor.files import reason, write_atomically
-
-    try:
-        write_atomically(path, text.encode(), new_mode=0o644)
-    except OSError as error:
-        raise SetupError(f"cannot write {path}: {reason(error)}; free space, or name another file") from error
