@@ -18,6 +18,7 @@ _HERE = "isoplug.supervisor.cli"
 
 #: name → module and attribute.
 _COMMANDS = {
+    "bench": (f"{_HERE}.bench", "bench"),
     "call": (f"{_HERE}.plugins", "call"),
     "chaos": (f"{_HERE}.chaos", "chaos"),
     "crashes": (f"{_HERE}.crashes", "crashes"),
@@ -78,6 +79,7 @@ def cli() -> None:
     Examples:
       isoplug demo
       isoplug doctor
+      isoplug bench --short
       isoplug chaos --plugins plugins --workspace journal --report out.html
       isoplug inspect plugins/words/plugin.wasm
       isoplug verify plugins/words/plugin.wasm --key author.pub

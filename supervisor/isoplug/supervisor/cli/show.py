@@ -16,11 +16,14 @@ from rich.text import Text
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.plugins.manifest import Manifest
 
-if TYPE_CHECKING:  # only ``isoplug chaos`` needs it
+if TYPE_CHECKING:  # only their own commands need them
+    from isoplug.supervisor.bench.goals import Verdict
+    from isoplug.supervisor.bench.report import Report as BenchReport
     from isoplug.supervisor.chaos import Fault, Promise, Report
 
 __all__ = [
     "Screen",
+    "bench_report",
     "chaos_faults",
     "chaos_report",
     "crash",
@@ -269,6 +272,64 @@ def chaos_faults(faults: Sequence[Fault], console: Console | None = None) -> Non
         parameters = ", ".join(f"{name} = {json.dumps(value)}" for name, value in fault.defaults().items())
         if parameters:
             console.print(_plain(f"    {parameters}"))
+
+
+def bench_report(report: BenchReport, console: Console | None = None) -> None:
+    """What was measured, section by section, and the goals, to stdout."""
+    from isoplug.supervisor.bench.figures import shown
+
+    console = console or _stdout()
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # closer than others: the names are long
+    for heading in ("figure", "samples", "p10", "median", "p90", "p99"):
+        table.add_column(heading, justify="left" if heading == "figure" else "right", no_wrap=heading != "figure")
+    section = None
+    for figure in report.figures:
+        if figure.section != section:
+            section = figure.section
+            table.add_row(Text(section, style="bold"))
+        numbers = (shown(value, figure.unit) for value in (figure.p10, figure.p50, figure.p90, figure.p99))
+        table.add_row(f"  {figure.name}", str(figure.samples), *numbers)
+    console.print(table)
+    for name, why in report.missing.items():
+        console.print(_plain(f"not measured: {name}: {why}"))
+    console.print()
+    goals = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    for heading in ("goal", "measured", "at", ""):
+        goals.add_column(heading, justify="left" if heading in ("goal", "") else "right", no_wrap=heading != "goal")
+    for verdict in report.verdicts:
+        goals.add_row(Text(verdict.goal.name), *_against(verdict))
+    console.print(goals)
+    console.print()
+    console.print(_plain(_machine(report.facts)))
+
+
+def _against(verdict: Verdict) -> tuple[str, str, Text]:
+    """Measured, bound, and what to make of it."""
+    from isoplug.supervisor.bench.figures import shown
+
+    goal = verdict.goal
+
+    def words(value: float) -> str:
+        return f"{value:.2f}" if goal.unit is None else shown(value, goal.unit)
+
+    bound = f"{'≥' if goal.is_floor else '≤'} {words(goal.bound)}"
+    if verdict.value is None:
+        return "-", bound, Text("not measured", style="dim")
+    if verdict.is_met:
+        return words(verdict.value), bound, Text("met", style="green")
+    word, style = ("missed by more than twice", "red") if verdict.is_far_off else ("missed", "yellow")
+    return words(verdict.value), bound, Text(word, style=style)
+
+
+def _machine(facts: Mapping[str, Any]) -> str:
+    lockdown = facts.get("lockdown", {})
+    missing = ", ".join(lockdown.get("missing", {}))
+    layers = f"workers without {missing}" if missing else "workers have every layer of the lock-down"
+    load = facts.get("load") or [0.0]
+    return (
+        f"isoplug {facts.get('isoplug')} on {facts.get('processor')}, {facts.get('cores')} cores (load {load[0]:.1f} "
+        f"before it began), Linux {facts.get('kernel')}, Python {facts.get('python')}; {layers}"
+    )
 
 
 def chaos_report(report: Report, console: Console | None = None) -> None:

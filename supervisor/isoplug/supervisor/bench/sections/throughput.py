@@ -1,0 +1,53 @@
+"""How many calls a second many threads make."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from isoplug.supervisor.bench.blocks import Block, Candidate
+from isoplug.supervisor.bench.figures import Figure, Unit
+from isoplug.supervisor.bench.ground import PAYLOAD, lay_out, plugin_id
+from isoplug.supervisor.bench.lab import Lab
+from isoplug.supervisor.bench.names import Name
+
+__all__ = ["measure"]
+
+_CALLERS = {Name.ONE_CALLER: 1, "2 callers": 2, Name.FOUR_CALLERS: 4, "8 callers": 8, Name.MOST_CALLERS: 32}
+#: Blocks are longer here, or starting 32 threads would count.
+_TIMES_AS_LONG = 10
+
+
+def measure(lab: Lab) -> Sequence[Figure]:
+    supervisor = lab.cleanup.enter_context(lay_out(lab.folder / "ground", max(_CALLERS.values())).supervisor())
+
+    def call(number: int) -> None:
+        supervisor.call(plugin_id(number), "echo", PAYLOAD)
+
+    return lab.interleaved([Candidate(name, _rate(call, count), Unit.PER_SECOND) for name, count in _CALLERS.items()])
+
+
+def _rate(call: Callable[[int], None], callers: int) -> Block:
+    def block(seconds: float) -> list[float]:
+        counts = [0] * callers
+        start = threading.Barrier(callers + 1)
+        end = 0.0
+
+        def work(number: int) -> None:
+            start.wait()
+            while time.perf_counter() < end:
+                call(number)
+                counts[number] += 1
+
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
+        for thread in threads:
+            thread.start()
+        begin = time.perf_counter()
+        end = begin + seconds * _TIMES_AS_LONG
+        start.wait()
+        for thread in threads:
+            thread.join()
+        return [sum(counts) / (time.perf_counter() - begin)]
+
+    return block
