@@ -37,6 +37,7 @@ from isoplug.supervisor.loader import Loader
 from isoplug.supervisor.namespaces import EmbeddedNamespaces, HttpNamespaces, NamespaceProvider
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
+from isoplug.supervisor.plugins.known import KnownManifests
 from isoplug.supervisor.plugins.table import PluginTable
 from isoplug.supervisor.pool import Keeper, Launcher, LeaseBook
 from isoplug.supervisor.pool.runtime_dir import RuntimeDir
@@ -405,7 +406,9 @@ def engine(
         interceptors=observers.interceptors,
         on_crash=observers.on_crash,
     )
-    starter = Starter(launcher, runner, services, config, configured_policy(config), modules)
+    # Others write to the folder for temporary files as well.
+    known = KnownManifests(None if modules == Path(tempfile.gettempdir()) else modules / "manifests")
+    starter = Starter(launcher, runner, services, config, configured_policy(config), modules, known)
     return runner, Loader(starter, runner, table, services, book, keeper, config)
 
 

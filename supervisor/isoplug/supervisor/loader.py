@@ -34,10 +34,10 @@ _log = get_logger(__name__)
 
 
 class Admitted(NamedTuple):
-    """A plugin that is in the table, with its worker still to be prepared, as part of ``chain``."""
+    """A plugin that is in the table, with its worker still to be prepared, as part of ``chain``; None: it sleeps."""
 
     plugin: Plugin
-    worker: Worker
+    worker: Worker | None
     chain: Chain
 
 
@@ -102,21 +102,28 @@ class Loader:
         return Admitted(plugin, started.worker, chain)
 
     def prepare(self, admitted: Admitted) -> Plugin:
-        """``set_config`` and ``init`` in an admitted plugin's worker; calls that wait for it go ahead. Raises
-        PluginError; then it is out of the table again."""
+        """``set_config`` and ``init`` in an admitted plugin's worker, if it has one; calls that wait for it go ahead.
+        Raises PluginError; then it is out of the table again."""
         plugin, worker, chain = admitted
         frame = Frame(chain, Deadline.after(self._config.calls.start_timeout))
         try:
-            plugin.told = self.starter.prepare(worker, plugin.id, plugin.config_path, frame)
+            if worker is None:
+                plugin.told = read_config(plugin.config_path, plugin.id)
+            else:
+                plugin.told = self.starter.prepare(worker, plugin.id, plugin.config_path, frame)
         except BaseException:
-            worker.end()
+            if worker is not None:
+                worker.end()
             # Somebody may have unloaded it meanwhile; otherwise it may have connected before it failed.
             with suppress(PluginNotFound), self.unloading(plugin):
                 self._services.websockets.dismiss(plugin.id)
             self._abandon(plugin.versions.in_charge)
             raise
-        plugin.pool.adopt(worker)
-        _log.info("plugin.loaded", plugin=plugin.id, version=plugin.manifest.version, pid=worker.pid)
+        if worker is None:
+            _log.info("plugin.loaded", plugin=plugin.id, version=plugin.manifest.version, state="asleep")
+        else:
+            plugin.pool.adopt(worker)
+            _log.info("plugin.loaded", plugin=plugin.id, version=plugin.manifest.version, pid=worker.pid)
         return plugin
 
     def _add(self, plugin: Plugin) -> None:
@@ -135,6 +142,8 @@ class Loader:
         Raises PluginError; then ``started`` has ended and nothing has changed.
         """
         chain = Chain()
+        worker = started.worker
+        assert worker is not None  # it is asked, not what is known of it
         try:
             settings = _on_trial(self._settings(started.manifest))
             release = self._release(plugin, started, chain, settings)
@@ -142,20 +151,21 @@ class Loader:
             started.discard()
             raise
         try:
-            self._take_over(plugin, started, release, Frame(chain, Deadline.after(self._config.calls.start_timeout)))
+            frame = Frame(chain, Deadline.after(self._config.calls.start_timeout))
+            self._take_over(plugin, started, worker, release, frame)
         except BaseException:
-            started.worker.end()
+            worker.end()
             self._abandon(release)
             raise
         self._warn_of_capabilities(started.manifest)
-        _log.info("plugin.version_changed", plugin=plugin.id, version=plugin.manifest.version, pid=started.worker.pid)
+        _log.info("plugin.version_changed", plugin=plugin.id, version=plugin.manifest.version, pid=worker.pid)
 
-    def _take_over(self, plugin: Plugin, started: Started, release: Release, frame: Frame) -> None:
-        config = self.starter.prepare(started.worker, plugin.id, started.files.config, frame)
+    def _take_over(self, plugin: Plugin, started: Started, worker: Worker, release: Release, frame: Frame) -> None:
+        config = self.starter.prepare(worker, plugin.id, started.files.config, frame)
         with plugin.changing_config(frame.deadline):
             now = read_config(started.files.config, plugin.id)
             if now != config:  # somebody changed it while the new version was being prepared
-                config = self.starter.configure(started.worker, plugin.id, started.files.config, now or {}, frame)
+                config = self.starter.configure(worker, plugin.id, started.files.config, now or {}, frame)
             with self._lock:
                 if Stamp.of(started.files.wasm) != started.module.stamp:
                     raise LoadError(
@@ -167,7 +177,7 @@ class Loader:
                 restart = self._config.of_plugin(plugin.id).restart
                 plugin.versions.promote(release, Terms(restart.trial_calls, restart.healthy_after))
                 plugin.files, plugin.told = started.files, config
-        release.pool.adopt(started.worker)
+        release.pool.adopt(worker)
 
     # --- a plugin that goes ---------------------------------------------------------------------------------------
 
@@ -229,7 +239,7 @@ class Loader:
         return Versions(first, self._retire, on_change)
 
     def _release(self, plugin: Plugin, started: Started, chain: Chain, settings: PoolSettings) -> Release:
-        """With a pool that waits for ``started``'s worker, which is prepared as part of ``chain``."""
+        """With a pool that waits for ``started``'s worker, which is prepared as part of ``chain``, or that sleeps."""
         module = started.module
 
         def start(chain: Chain, deadline: Deadline, depth: int) -> Worker:
@@ -248,7 +258,10 @@ class Loader:
             is_needed=lambda: self._services.websockets.is_connected(plugin.id),
             retire=module.template.retire,
         )
-        pool.reserve(chain)
+        if started.worker is None:
+            pool.begin_asleep()
+        else:
+            pool.reserve(chain)
         return Release(started.manifest, module, pool)
 
     def _warn_of_capabilities(self, manifest: Manifest) -> None:

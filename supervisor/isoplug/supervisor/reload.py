@@ -332,7 +332,8 @@ class Reloader:
     def _move(self, plugin: Plugin, look: _Look) -> None:
         plugin.files = look.files
         if look.state.module is not None:
-            plugin.versions.in_charge.module.stamp = look.state.module
+            module = plugin.versions.in_charge.module
+            module.stamp, module.source = look.state.module, look.files.wasm
         _log.info("plugin.moved", plugin=plugin.id, folder=look.files.name)
 
     def _refuse_rename(self, look: _Look, resident: Plugin) -> None:

@@ -28,6 +28,7 @@ from isoplug.supervisor.config import Config, Limits
 from isoplug.supervisor.deadline import MAX_TIMEOUT_SECONDS, Deadline
 from isoplug.supervisor.files import read_bounded, reason
 from isoplug.supervisor.host import GuestAbort, NoHttp
+from isoplug.supervisor.integrity import sha256_of
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.permissions import DenyAll
 from isoplug.supervisor.plugins.module import Module, Stamp
@@ -220,8 +221,10 @@ def replay(
             interceptors=(player,),
         )
         copies = module_folder(alone, None, None)
-        code = Module(wasm, Stamp(0, 0, len(wasm), 0, 0), copies, launcher, recording.plugin_id, limits)
+        name, stamp = recording.plugin_id, Stamp(0, 0, len(wasm), 0, 0)
+        code = Module(sha256_of(wasm), Path(path), stamp, copies, launcher, name, limits)
         cleanup.callback(code.close)
+        code.keep(wasm)
         worker = launcher.launch(code.template, Deadline.after(alone.calls.start_timeout))
         cleanup.callback(worker.end)
         replayed = _play(recording, runner, worker, player, alone)

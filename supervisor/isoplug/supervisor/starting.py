@@ -16,7 +16,6 @@ from isoplug.shared.errors import (
     ConfigError,
     LoadError,
     PluginError,
-    SetupError,
     SupervisorClosed,
     WorkerCrashed,
 )
@@ -30,6 +29,7 @@ from isoplug.supervisor.host import Services, for_nobody
 from isoplug.supervisor.integrity import IntegrityPolicy, checksum_file, sha256_of, signature_file
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.plugins.folder import PluginFiles
+from isoplug.supervisor.plugins.known import KnownManifests
 from isoplug.supervisor.plugins.manifest import Manifest, parse_manifest, read_cached, write_cached
 from isoplug.supervisor.plugins.module import Module, Stamp, read_stable
 from isoplug.supervisor.plugins.sidecar import read_config, write_config
@@ -56,15 +56,17 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A worker that has loaded the module and said who it is. Whoever has it ends it or gives it to a pool."""
+    """A worker that has loaded the module and said who it is. Whoever has it ends it or gives it to a pool. None for a
+    plugin that is loaded asleep: its module said so earlier."""
 
     files: PluginFiles
     manifest: Manifest
     module: Module
-    worker: Worker
+    worker: Worker | None
 
     def discard(self) -> None:
-        self.worker.end()
+        if self.worker is not None:
+            self.worker.end()
         self.module.close()
 
 
@@ -79,6 +81,7 @@ class Starter:
         config: Config,
         integrity: IntegrityPolicy,
         copies: Path,
+        known: KnownManifests,
     ) -> None:
         self._launcher = launcher
         self._runner = runner
@@ -86,6 +89,7 @@ class Starter:
         self._config = config
         self._integrity = integrity
         self._copies = copies
+        self._known = known
         self._nobody = for_nobody(services)
 
     # --- the first worker of a module -----------------------------------------------------------------------------
@@ -117,15 +121,33 @@ class Starter:
         return Source(files, wasm, stamp, sha256)
 
     def start(self, source: Source, *, is_upgrade: bool = False) -> Started:
-        """Raises PluginError. The cached manifest of an upgrade may be that of the version before, so it does not
-        count, however new it looks: files keep their times when they are copied or unpacked."""
+        """Raises PluginError. Without a worker when the plugin is to be loaded asleep, which an upgrade never is.
+
+        The cached manifest of an upgrade may be that of the version before, so it does not count, however new it looks:
+        files keep their times when they are copied or unpacked.
+        """
         files = source.files
+        known = None if is_upgrade else self._known.recall(files.wasm, source.sha256)
+        if known is not None and self._is_loaded_asleep(known.id):
+            self._integrity.check_pin(files.wasm, files.name, known.id, source.sha256)
+            return Started(files, self._current_manifest(files, known), self._unopened(source, known.id), None)
         module, worker, own = self._introduce(source)
+        if self._is_loaded_asleep(own.id):
+            self._known.remember(files.wasm, source.sha256, own)
+            if not is_upgrade:
+                worker.end()
+                module.close()
+                return Started(files, self._current_manifest(files, own), self._unopened(source, own.id), None)
+        manifest = self._current_manifest(files, own, is_upgrade=is_upgrade)
+        return Started(files, manifest, module, worker)
+
+    def _current_manifest(self, files: PluginFiles, own: Manifest, *, is_upgrade: bool = False) -> Manifest:
+        """The cached one, if it is of use, else the module's own, which is cached then."""
         cached = None if is_upgrade else read_cached(files.manifest, files.wasm)
-        if cached is None or cached.id != own.id:  # a cache must never give a plugin another's id
-            write_cached(files.manifest, own)
-            cached = own
-        return Started(files, cached, module, worker)
+        if cached is not None and cached.id == own.id:  # a cache must never give a plugin another's id
+            return cached
+        write_cached(files.manifest, own)
+        return own
 
     def inspect(self, files: PluginFiles) -> Manifest:
         """The module's own manifest; nothing is kept. Raises PluginError."""
@@ -223,14 +245,16 @@ class Starter:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _keep(self, source: Source, limits: Limits) -> Module:
-        try:
-            return Module(source.wasm, source.stamp, self._copies, self._launcher, source.files.name, limits)
-        except OSError as error:
-            raise SetupError(
-                f"cannot keep a copy of {source.files.wasm} in {self._copies}: {reason(error)}; make room there",
-                plugin_id=source.files.name,
-            ) from error
+    def _is_loaded_asleep(self, plugin_id: str) -> bool:
+        return self._config.of_plugin(plugin_id).sleep.at_load
+
+    def _unopened(self, source: Source, plugin_id: str) -> Module:
+        """Nothing is read before somebody calls the plugin."""
+        return self._module(source, self._limits_of(plugin_id))
+
+    def _module(self, source: Source, limits: Limits) -> Module:
+        files = source.files
+        return Module(source.sha256, files.wasm, source.stamp, self._copies, self._launcher, files.name, limits)
 
     def _introduce(self, source: Source) -> tuple[Module, Worker, Manifest]:
         """A worker, and what it says of itself. Its limits are those of the id that it has; until that is known, of the
@@ -255,9 +279,10 @@ class Starter:
         return module, worker, again
 
     def _introduce_within(self, limits: Limits, source: Source, deadline: Deadline) -> tuple[Module, Worker, Manifest]:
-        module = self._keep(source, limits)
+        module = self._module(source, limits)
         with ExitStack() as undoing:
             undoing.callback(module.close)
+            module.keep(source.wasm)
             frame = Frame(self._runner.new_chain(), deadline)
             worker = self._launch(module, source.files.name, frame)
             undoing.callback(worker.end)

@@ -16,6 +16,7 @@ from isoplug.shared.errors import (
     CommandNotFound,
     ConfigError,
     InvalidArgument,
+    LoadError,
     PluginError,
     PluginQuarantined,
     SetupError,
@@ -478,6 +479,10 @@ class Supervisor:
                 return  # it declares the capability and exports no handler
             except PluginQuarantined as error:
                 raise Paused from error  # until ``reset``
+            except LoadError as error:
+                if plugin.pool.state is State.QUARANTINED:  # loaded asleep, and its first start failed
+                    raise Paused from error
+                raise
 
         self._mailboxes[plugin.id] = Mailbox(plugin.id, deliver, self._config.limits.event_queue)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from isoplug.shared.lockdown import Lockdown
-from isoplug.supervisor import SupervisorClosed
+from isoplug.supervisor import LoadError, SupervisorClosed
 from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.plugins.module import Module, Stamp, read_stable
@@ -67,9 +67,10 @@ def test_what_was_kept_is_read_again_until_it_is_closed(tmp_path: Path) -> None:
     stamp = Stamp.of(tmp_path / "file")
     assert stamp is not None
     launcher = Launcher(tmp_path, Lockdown.OFF, [], [])
-    module = Module(b"\0asm...", stamp, tmp_path, launcher, "a.b", Limits())
+    sha256 = hashlib.sha256(b"\0asm...").hexdigest()
+    module = Module(sha256, tmp_path / "file", stamp, tmp_path, launcher, "a.b", Limits())
+    module.keep(b"\0asm...")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-    assert module.sha256 == hashlib.sha256(b"\0asm...").hexdigest()
     assert [module.read("a.b"), module.read("a.b")] == [b"\0asm..."] * 2
     module.close()
     module.close()
@@ -77,4 +78,31 @@ def test_what_was_kept_is_read_again_until_it_is_closed(tmp_path: Path) -> None:
         module.read("a.b")
     with pytest.raises(SupervisorClosed):
         launcher.launch(module.template, Deadline.after(10.0))
+    launcher.close()
+
+
+def test_a_copy_may_wait_until_it_is_needed_and_is_only_made_of_the_same_bytes(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"other")
+    stamp = Stamp.of(path)
+    assert stamp is not None
+    launcher = Launcher(tmp_path, Lockdown.OFF, [], [])
+    sha256 = hashlib.sha256(b"\0asm...").hexdigest()
+    module = Module(sha256, path, stamp, tmp_path, launcher, "a.b", Limits())
+    with pytest.raises(LoadError, match="has changed since"):
+        module.read("a.b")
+    path.write_bytes(b"\0asm...")
+    assert module.read("a.b") == b"\0asm..."
+    path.unlink()
+    assert module.read("a.b") == b"\0asm..."
+    module.close()
+    launcher.close()
+
+
+def test_a_file_that_is_gone_before_it_was_copied_is_a_load_error(tmp_path: Path) -> None:
+    launcher = Launcher(tmp_path, Lockdown.OFF, [], [])
+    module = Module("0" * 64, tmp_path / "gone", Stamp(0, 0, 0, 0, 0), tmp_path, launcher, "a.b", Limits())
+    with pytest.raises(LoadError, match="cannot be read any more"):
+        module.read("a.b")
+    module.close()
     launcher.close()

@@ -238,6 +238,9 @@ class Sleep(_Section):
     """``[sleep]``: when a plugin is loaded and has no worker; the next call or event starts one. What it keeps in
     memory is lost with its worker."""
 
+    at_load: bool = False
+    """A plugin is loaded asleep: by what its module said of itself when it was first asked, without being started. What
+    its ``init`` would do, and errors of its start, come with the first call."""
     after: DurationOrZero = 0.0
     """A plugin falls asleep when nobody has called it for so long, and no connection of it is open. 0 is never."""
 

@@ -17,6 +17,7 @@ from enum import StrEnum
 from isoplug.shared.errors import (
     CallCancelled,
     CallTimeout,
+    LoadError,
     PluginQuarantined,
     SetupError,
     SupervisorClosed,
@@ -127,6 +128,8 @@ class Pool:
         self._is_closed = False
         #: Closing has ended: what comes back now, nobody else will end.
         self._is_over = False
+        #: There was a worker: what fails now, has worked.
+        self._has_run = False
         #: The number of the newest regular worker: by it one learns that the plugin has a new one.
         self.instance = 0
         self.last_failure: str | None = None
@@ -136,9 +139,9 @@ class Pool:
     def acquire(self, chain: Chain, deadline: Deadline, depth: int) -> Lease:
         """Lend a worker to ``chain``, first come first served; waits while all are busy or starting.
 
-        A chain that would wait for itself gets an extra instance instead. Raises PluginBusy, PluginQuarantined,
-        PoolClosed, CallTimeout, CallCancelled, ResourceLimitExceeded, SetupError, and what starting an extra instance
-        raises. When it raises, or is interrupted, nothing is lent.
+        A chain that would wait for itself gets an extra instance instead. Raises PluginBusy, PluginQuarantined, for a
+        plugin whose first start failed LoadError, PoolClosed, CallTimeout, CallCancelled, ResourceLimitExceeded,
+        SetupError, and what starting an extra instance raises. When it raises, or is interrupted, nothing is lent.
         """
         while True:
             lease = Lease(self, chain)
@@ -229,6 +232,12 @@ class Pool:
         """The loader is about to prepare the first worker as part of ``chain``; callers wait for ``adopt``."""
         with self._book.lock:
             self._crew.starts.append(StartUnderWay(chain))
+
+    def begin_asleep(self) -> None:
+        """There is no first worker yet: whoever asks for one has it started. When that fails by the plugin's fault, it
+        is not tried again before ``reset``, as with one that cannot be loaded."""
+        with self._book.lock:
+            self._is_asleep = True
 
     def adopt(self, worker: Worker) -> None:
         """The worker that the loader has started and prepared becomes the pool's first; the others, if there are to be
@@ -492,7 +501,7 @@ class Pool:
         if self._is_closed or self._is_standing_by:
             raise PoolClosed(self._plugin_id)
         if self._is_quarantined:
-            raise PluginQuarantined(self._plugin_id, self.last_failure or "unknown")
+            raise self._quarantined()
         if chain.is_cancelled:
             raise CallCancelled(self._plugin_id, "waiting for its worker")
         if not self._crew.members and not self._crew.starts:
@@ -503,6 +512,14 @@ class Pool:
                     f"plugin {self._plugin_id!r} has no worker, and {self.last_failure}; free processes",
                     plugin_id=self._plugin_id,
                 )
+
+    def _quarantined(self) -> PluginQuarantined | LoadError:
+        if self._has_run:
+            return PluginQuarantined(self._plugin_id, self.last_failure or "unknown")
+        return LoadError(
+            f"{self.last_failure}; mend it and reload the plugins, or reset({self._plugin_id!r}) to try again",
+            plugin_id=self._plugin_id,
+        )
 
     def _waited_too_long(self, deadline: Deadline) -> CallTimeout:
         return CallTimeout(self._plugin_id, "waiting for its worker", deadline.timeout_seconds)
@@ -646,7 +663,11 @@ class Pool:
             if self._wants_starts():
                 reason = loss.reason.value
                 _log.warning("worker.start_failed", plugin=self._plugin_id, cause=loss.text, reason=reason)
-                self._after_loss(loss, 0.0, 0)
+                if self._has_run or not loss.reason.counts:
+                    self._after_loss(loss, 0.0, 0)
+                else:
+                    self.last_failure = loss.text
+                    self._quarantine()
             self._announce()
         self._on_lost(loss)
 
@@ -687,6 +708,7 @@ class Pool:
 
     def _join(self, worker: Worker) -> Member:
         member = Member(worker, self._book.next_instance())
+        self._has_run = True
         self._crew.members.append(member)
         self.instance = member.instance
         self._plan_visit()
