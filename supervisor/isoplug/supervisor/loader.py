@@ -40,6 +40,10 @@ class Admitted(NamedTuple):
     worker: Worker | None
     chain: Chain
 
+    @property
+    def is_asleep(self) -> bool:
+        return self.worker is None
+
 
 class Loader:
     """Puts plugins into the table, changes their version, and takes them out. Thread-safe."""

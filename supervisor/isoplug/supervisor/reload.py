@@ -293,7 +293,7 @@ class Reloader:
     def _start_all(
         self, plan: Changes, looks: Mapping[str, _Look], by_id: Mapping[str, Plugin]
     ) -> tuple[list[str], list[str]]:
-        """A thread each: an ``init`` may wait for another plugin, which must not wait for a thread."""
+        """A thread for each that runs: an ``init`` may wait for another plugin, which must not wait for a thread."""
         admitted = []
         for name in plan.load:
             look = looks[name]
@@ -304,7 +304,8 @@ class Reloader:
         upgrades = [(looks[name], partial(self._upgrade, by_id[i], looks[name])) for i, name in plan.upgrade.items()]
         steps = [*loads, *upgrades]
         self._tell(replace(self._progress, done=len(looks) - len(steps)))
-        done = _in_parallel(lambda step: _noting(*step), steps, len(steps), "isoplug-init", self._has_done_one)
+        running = sum(not entry.is_asleep for _, entry in admitted) + len(upgrades)
+        done = _in_parallel(lambda step: _noting(*step), steps, max(1, running), "isoplug-init", self._has_done_one)
         plugins = [plugin for plugin in done[: len(loads)] if plugin is not None]
         for plugin in plugins:
             self._handlers.welcome(plugin)

@@ -111,13 +111,13 @@ class WorkspaceFilesystem:
             self._root_directory = _Root(os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except (OSError, ValueError) as error:
             raise SetupError(f"the workspace {str(root)!r} is not a directory that can be opened: {error}") from error
-        self._root = root
+        self._base = components(os.path.realpath(root))
         self._closed_paths = tuple(closed_to_writes)
-        self._closed_parts = tuple(_parts_below(root, path) for path in closed_to_writes)
+        self._closed_parts = tuple(_parts_below(self._base, path) for path in closed_to_writes)
 
     def close_to_writes(self, path: Path) -> None:
         """One more place for ``closed_to_writes``, when it lies in the workspace. May be repeated."""
-        parts = _parts_below(self._root, path)
+        parts = _parts_below(self._base, path)
         if parts is not None and parts not in self._closed_parts:
             self._closed_paths += (path,)
             self._closed_parts += (parts,)
@@ -519,10 +519,10 @@ def _open_regular(directory: int, name: str) -> _Reader:
 # --- places closed to guests --------------------------------------------------------------------------------
 
 
-def _parts_below(root: Path, path: Path) -> tuple[str, ...] | None:
-    """``path`` as components below ``root``, None when it is not inside; works for what does not exist
+def _parts_below(base: tuple[str, ...], path: Path) -> tuple[str, ...] | None:
+    """``path`` as components below those of ``base``, None when it is not inside; works for what does not exist
     yet."""
-    base, parts = components(os.path.realpath(root)), components(os.path.realpath(path))
+    parts = components(os.path.realpath(path))
     return parts[len(base) :] if parts[: len(base)] == base else None
 
 
