@@ -19,7 +19,7 @@ from faults import NIGHTLY, Storm, chaos_seconds, new_seed
 from guests.wasi import wasi_program
 from invariants import Watch, wait_until_tidy
 from isoplug.supervisor import Supervisor
-from isoplug.supervisor.config import Calls, Config, Http, Limits, Restart
+from isoplug.supervisor.config import Calls, Config, Http, Limits, Restart, Sleep
 from load import Load, found, serves_again
 from peers import Answer, HttpPeer, serve
 
@@ -36,10 +36,15 @@ def server() -> Iterator[HttpPeer]:
         yield peer
 
 
-@pytest.fixture
+@pytest.fixture(params=[0.0, 0.05], ids=["awake", "sleepy"])
 def supervisor(
-    plugins: PluginFolder, workspace: Workspace, supervise: Callable[..., Supervisor], guest_cache: Path
+    request: pytest.FixtureRequest,
+    plugins: PluginFolder,
+    workspace: Workspace,
+    supervise: Callable[..., Supervisor],
+    guest_cache: Path,
 ) -> Supervisor:
+    """``sleepy``: its plugins fall asleep whenever nobody has called them for a moment."""
     types = ("read_files", "edit_files", "create_files", "http_requests", "execute_commands")
     plugins.add(BYSTANDER, defines=('GUEST_CAPABILITIES=["custom_commands"]',))  # no events: some of them trap
     for plugin_id in IDS:
@@ -49,6 +54,8 @@ def supervisor(
         workspace.grant(plugin_id, plugin_storage={"include": ["all"], "quota_bytes": 10 << 20})
     config = Config(
         restart=LENIENT,
+        sleep=Sleep(after=request.param),
+        plugins={BYSTANDER: {"sleep": {"after": 0.0}}},
         calls=Calls(timeout=30.0, start_timeout=10.0, shutdown_timeout=3.0),
         http=Http(allow_private=("localhost",)),
         limits=Limits(storage_quota=10 << 20, process_memory=256 << 20, wasm_memory=64 << 20),

@@ -16,7 +16,7 @@ import pytest
 from conftest import WAIT_SECONDS, PluginFolder, wait_until
 from interrupts import interrupted_at
 from isoplug.supervisor import CallTimeout, Supervisor
-from isoplug.supervisor.config import Calls, Config
+from isoplug.supervisor.config import Calls, Config, Sleep
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.events import Mailbox
 from isoplug.supervisor.pool import Chain, Pool
@@ -96,6 +96,26 @@ def test_an_interrupt_of_the_start_of_an_extra_instance_leaves_room_for_the_next
         interrupting.result()
         config.unlink()
         borrow(pool, chain)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one comes while a generator is closed
+def test_an_interrupt_anywhere_in_waking_a_plugin_leaves_it_to_the_next(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor]
+) -> None:
+    plugins.add(PROBE)
+    pool = supervise(config=Config(sleep=Sleep(after=0.02))).plugins[PROBE].pool
+    for number in count(1):
+        wait_until(lambda: pool.state == "asleep")
+        chain = Chain()
+        try:
+            with interrupted_at(number):
+                borrow(pool, chain)
+        except KeyboardInterrupt:
+            chain.end()
+            borrow(pool, Chain())
+        else:
+            assert number > 20
+            return
 
 
 def test_an_interrupt_of_a_wait_leaves_the_queue_to_those_behind(pool: Pool) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from enum import StrEnum
 
 from isoplug.shared.errors import (
@@ -629,8 +629,8 @@ class Pool:
     def _start_missing(self, delay_seconds: float = 0.0, *, is_restart: bool = False) -> None:
         while self._wants_starts() and self._crew.missing > 0:
             start = StartUnderWay(is_restart=is_restart, is_waiting=delay_seconds > 0)
-            self._crew.starts.append(start)
             try:
+                self._crew.starts.append(start)
                 self._recruiter.begin(start, delay_seconds)
             except RuntimeError as error:
                 self._crew.starts.remove(start)
@@ -640,7 +640,8 @@ class Pool:
                 self._keeper.visit(self, time.monotonic() + _NO_THREAD_SECONDS)
                 return
             except BaseException:  # an interrupt (Ctrl-C) of this thread: nobody knows whether the other one runs
-                self._crew.starts.remove(start)
+                with suppress(ValueError):
+                    self._crew.starts.remove(start)
                 self._keeper.visit(self)
                 raise
 
