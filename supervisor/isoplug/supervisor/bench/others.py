@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, resource_tracker
 from typing import Any, Final
 
 from isoplug.supervisor.bench.names import Name
@@ -182,6 +182,7 @@ def advice(pool: type[Pool]) -> str:
 def _deaf_children() -> Iterator[None]:
     """Processes started meanwhile do not hear Ctrl-C, which a terminal sends to all: they would each print where they
     were interrupted. Their pool ends them."""
+    resource_tracker.ensure_running()  # starting it would lift the block, up to Python 3.13
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

@@ -52,32 +52,28 @@ def run(settings: Settings, on_progress: Callable[[str, float], None] = lambda s
     began_at, begin = datetime.now(UTC), time.monotonic()
     missing: dict[str, str] = {}
     figures: list[Figure] = []
-    with _scratch() as folder, _many_descriptors(), plain_extism():
-        on_progress("the machine", 0.0)
-        where = facts(folder / "facts")
-        for number, section in enumerate(settings.sections):
+    at, done = "the machine", 0
 
-            def tell(share: float, number: int = number, name: str = section.name) -> None:
-                on_progress(name, (number + share) / len(settings.sections))
+    def tell(share: float) -> None:
+        on_progress(at, (done + share) / len(settings.sections))
 
+    try:
+        with tempfile.TemporaryDirectory(prefix="isoplug-bench-") as scratch, _many_descriptors(), plain_extism():
+            folder = Path(scratch)
             tell(0.0)
-            with ExitStack() as cleanup:
-                own = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=folder)))
-                gc.collect()
-                figures += section.measure(Lab(section.name, own, settings.pace, cleanup, tell, missing))
+            where = facts(folder / "facts")
+            for done, section in enumerate(settings.sections):  # noqa: B007  `tell` uses it
+                at = section.name
+                tell(0.0)
+                with ExitStack() as cleanup:
+                    own = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=folder)))
+                    gc.collect()
+                    figures += section.measure(Lab(at, own, settings.pace, cleanup, tell, missing))
+    except OSError as error:
+        raise SetupError(f"cannot measure {at}: {reason(error)}") from error
     options = {"sections": [section.name for section in settings.sections], **asdict(settings.pace)}
     passed = time.monotonic() - begin
     return Report(began_at.isoformat(timespec="seconds"), passed, tuple(figures), missing, options, where)
-
-
-@contextmanager
-def _scratch() -> Iterator[Path]:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="isoplug-bench-")
-    except OSError as error:
-        raise SetupError(f"no temporary folder: {reason(error)}; name another by TMPDIR") from error
-    with folder as path:
-        yield Path(path)
 
 
 @contextmanager

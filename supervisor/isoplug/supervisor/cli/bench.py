@@ -72,13 +72,14 @@ def bench(
         return
     if source is not None and (only or short or blocks):
         raise click.UsageError("--from measures nothing: leave out --only, --short and --blocks")
-    if only is not None and not only.strip():
+    names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    if names == []:
         raise click.UsageError("--only names none: give names, such as calls,storage, or leave it out; see --list")
     for path in pictures:
         _check_picture(path)
     if json_to not in (None, "-"):
         require_writable(Path(json_to), "--json")
-    report = _measured(only, short, blocks) if source is None else _read(source)
+    report = _measured(names, short, blocks) if source is None else _read(source)
     _write(report, json_to, pictures)
     sys.exit(_exit_code(report, strict))
 
@@ -99,12 +100,12 @@ def _check_picture(path: Path) -> None:
     require_writable(path, "--picture")
 
 
-def _measured(only: str | None, short: bool, blocks: int | None) -> Report:
+def _measured(names: list[str] | None, short: bool, blocks: int | None) -> Report:
     from isoplug.supervisor.bench.lab import FULL, SHORT
     from isoplug.supervisor.bench.run import Settings, run, sections_named
     from isoplug.supervisor.bench.sections import SECTIONS
 
-    sections = SECTIONS if only is None else sections_named([name.strip() for name in only.split(",") if name.strip()])
+    sections = SECTIONS if names is None else sections_named(names)
     pace = SHORT if short else FULL
     settings = Settings(sections, pace if blocks is None else replace(pace, blocks=blocks))
     with put_away_when_stopped(), progress_bar(is_wanted=True) as show:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from isoplug.shared.errors import SetupError
 from isoplug.supervisor.bench.blocks import Candidate, timed
 from isoplug.supervisor.bench.figures import Figure
 from isoplug.supervisor.bench.ground import lay_out, plugin_id
@@ -37,4 +38,9 @@ def measure(lab: Lab) -> Sequence[Figure]:
 
 
 def _run(command: list[str]) -> None:
-    subprocess.run(command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, timeout=_TIMEOUT_SECONDS, check=True)
+    """In a session of its own, so that Ctrl-C is for this process alone, which then ends it."""
+    null = subprocess.DEVNULL
+    try:
+        subprocess.run(command, stdin=null, stdout=null, timeout=_TIMEOUT_SECONDS, check=True, start_new_session=True)
+    except subprocess.SubprocessError as error:  # what it says itself is on stderr
+        raise SetupError(f"cannot measure commands: {error}") from error

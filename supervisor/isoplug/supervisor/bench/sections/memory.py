@@ -89,11 +89,15 @@ def _host(ground: Ground) -> Iterator[_Host]:
     # In a session of its own, so that Ctrl-C is for this process alone. It ends when its standard input does.
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, encoding="ascii", start_new_session=True) as process:
         assert process.stdout is not None
-        said = process.stdout.readline()
-        if not said:
-            raise SetupError(f"the process that was to load plugins in {ground.folder} ended instead")
-        yield _Host(psutil.Process(process.pid), tuple(psutil.Process(pid) for pid in json.loads(said)))
-        process.communicate()
+        try:
+            said = process.stdout.readline()
+            if not said:
+                raise SetupError(f"the process that was to load plugins in {ground.folder} ended instead")
+            yield _Host(psutil.Process(process.pid), tuple(psutil.Process(pid) for pid in json.loads(said)))
+            process.communicate()
+        except BaseException:
+            process.kill()  # it may be loading for a while yet; everything below it ends with it
+            raise
 
 
 def main(folder: str) -> None:

@@ -1,4 +1,5 @@
-"""The demo's modules are committed as binaries; this proves that they are what their sources say."""
+"""The modules of the demo and of the benchmark are committed as binaries; this proves that they are what their sources
+say."""
 
 from __future__ import annotations
 
@@ -9,11 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from isoplug.supervisor import sdk
+from isoplug.supervisor.bench.ground import MODULE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Another release of clang writes other bytes. To move on: rebuild the four modules, commit them, change this.
+# Another release of clang writes other bytes. To move on: rebuild the five modules, commit them, change this.
 BUILT_WITH = "0.17.1"
 
 DEMO = sdk.HEADER.parents[1] / "demo"
@@ -35,3 +37,13 @@ def test_a_demo_module_is_what_its_source_compiles_to(name: str, tmp_path: Path)
     sources = shutil.copytree(DEMO / "guests", tmp_path / "sources")
     sdk.build(sources / f"{name}.c", tmp_path / "plugin.wasm")
     assert (tmp_path / "plugin.wasm").read_bytes() == (DEMO / "plugins" / name / "plugin.wasm").read_bytes()
+
+
+@pytest.mark.skipif(
+    importlib.metadata.version("ziglang") != BUILT_WITH,
+    reason=f"the module was built with ziglang {BUILT_WITH}",
+)
+def test_the_benchmark_s_module_is_what_its_source_compiles_to(tmp_path: Path) -> None:
+    source = shutil.copy(MODULE.with_name("bench.c"), tmp_path)
+    sdk.build(source, tmp_path / "plugin.wasm")
+    assert (tmp_path / "plugin.wasm").read_bytes() == MODULE.read_bytes()
