@@ -101,10 +101,10 @@ def _workspace_file_set(context: HostContext, _: Nothing) -> list[str]:
 
 
 @host_function("host_file_exists", _Path, refuse=constant(b"false"))
-def _file_exists(context: HostContext, request: _Path) -> bool:
+def _file_exists(context: HostContext, request: _Path) -> bytes:
     path = context.path(request.path)
     context.require(Permission.READ_FILES, path.text)
-    return context.filesystem.stat(path) is not None
+    return b"false" if context.filesystem.stat(path) is None else b"true"
 
 
 @host_function("host_file_metadata", _Path, refuse=constant(to_json(_NO_METADATA)))

@@ -16,7 +16,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Final, TypeAlias, assert_never
 from urllib.parse import unquote
 
@@ -79,9 +79,10 @@ class Rule:
     quota_bytes: int | None = None
 
     @cached_property
-    def files(self) -> _FileRule:
-        """Its scopes as names of files, read once for all checks."""
-        return _FileRule.of(self)
+    def of_file(self) -> Callable[[str], Decision]:
+        """What it says about a path, its scopes read once. It remembers what it was asked last: guests come back to the
+        same files, and choose the paths, so it does not remember many."""
+        return lru_cache(maxsize=128)(partial(_decide_file, _FileRule.of(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +243,7 @@ def check(rules: PluginRules | None, permission: Permission, target: str) -> Dec
             | Permission.DELETE_FILES
             | Permission.MOVE_FILES
         ):
-            return _decide_file(rule.files, target)
+            return rule.of_file(target)
         case Permission.PLUGIN_STORAGE:
             return _decide(rule, lambda _scope, _is_exclude: False)  # only `all` counts
         case Permission.HTTP_REQUESTS:
