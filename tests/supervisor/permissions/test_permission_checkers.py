@@ -114,6 +114,22 @@ def test_an_unchanged_file_is_read_once(index: Path, monkeypatch: pytest.MonkeyP
     assert permissions.check("p", READ, "journal/a.md").is_allowed
 
 
+def test_a_file_that_may_change_unseen_is_read_for_each_check_and_interpreted_when_it_changed(index: Path) -> None:
+    permissions = checker(index.parent)
+    future = time.time_ns() + 10**12
+    os.utime(index, ns=(future, future))
+    rules = permissions.rules("p")
+    assert rules is not None
+    assert permissions.rules("p") is rules
+    os.utime(index, ns=(future + 1, future + 1))
+    assert permissions.rules("p") is rules
+    with index.open("r+") as file:
+        file.write(root_text("private"))
+    os.utime(index, ns=(future, future))
+    assert permissions.check("p", READ, "private/a.md").is_allowed
+    assert not permissions.check("p", READ, "journal/a.md").is_allowed
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

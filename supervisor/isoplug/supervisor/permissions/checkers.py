@@ -13,7 +13,7 @@ import os
 import stat
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from isoplug.shared.errors import PermissionDenied, ServiceError
@@ -79,10 +79,15 @@ _Signature: TypeAlias = tuple[int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """The root index as read once. ``problem`` says why there are no rules; then everything is denied."""
+    """The root index as read once. ``problem`` says why there are no rules; then everything is denied.
+
+    ``head`` is what it was read from. When ``is_trusted`` is False, the file may change unseen: each check reads it,
+    and interprets it when it reads another head.
+    """
 
     rules: _Rules = field(default_factory=dict)
     problem: str = ""
+    head: bytes | None = field(default=None, repr=False)
     signature: _Signature | None = None
     is_trusted: bool = False
 
@@ -132,7 +137,7 @@ class Frontmatter(Checker):
         snapshot = self._snapshot
         try:
             if not snapshot.is_trusted or _signature(os.lstat(self._path)) != snapshot.signature:
-                snapshot = self._snapshot = _read(self._path, str(self._root_index.path))
+                snapshot = self._snapshot = _read(self._path, str(self._root_index.path), snapshot)
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno else type(error).__name__
             name = str(self._root_index.path)
@@ -151,7 +156,7 @@ _FILE_PERMISSIONS: Final = frozenset(
 )
 
 
-def _read(path: str, name: str) -> _Snapshot:
+def _read(path: str, name: str, known: _Snapshot) -> _Snapshot:
     """Read the root index. Raises OSError. A file that changes meanwhile is read again, since half of an old
     and half of a new `plugins` is neither."""
     for _ in range(_ATTEMPTS):
@@ -166,17 +171,18 @@ def _read(path: str, name: str) -> _Snapshot:
         # Not ctime: a file that is replaced while it is read loses its name, which changes that and nothing else.
         if (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns):
             changed_at_ns = max(before.st_mtime_ns, before.st_ctime_ns)
-            return _interpret(data, name, _signature(before), read_at_ns - changed_at_ns > _RACY_NS)
+            snapshot = known if data == known.head else _interpret(data, name)
+            is_trusted = read_at_ns - changed_at_ns > _RACY_NS
+            return replace(snapshot, signature=_signature(before), is_trusted=is_trusted)
     return _Snapshot(problem=f"the root index {name!r} is being changed while it is read")
 
 
-def _interpret(data: bytes, name: str, signature: _Signature, is_trusted: bool) -> _Snapshot:
+def _interpret(head: bytes, name: str) -> _Snapshot:
     try:
-        rules = parse_plugins(frontmatter.parse(data).get("plugins"))
+        rules = parse_plugins(frontmatter.parse(head).get("plugins"))
     except (ServiceError, MalformedRules) as error:
-        problem = f"the root index {name!r} grants nothing: {error}"
-        return _Snapshot({}, problem, signature, is_trusted)
-    return _Snapshot(rules, "", signature, is_trusted)
+        return _Snapshot(problem=f"the root index {name!r} grants nothing: {error}", head=head)
+    return _Snapshot(rules, head=head)
 
 
 def _signature(status: os.stat_result) -> _Signature:
