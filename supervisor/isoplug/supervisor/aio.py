@@ -6,20 +6,20 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from isoplug.shared.errors import PluginError, SupervisorClosed
 from isoplug.shared.lockdown import Protection
 from isoplug.shared.record import CallRecord
-from isoplug.supervisor.calls import Cancellation, Poisoned
+from isoplug.supervisor.calls import Cancellation, Poisoned, Steps
 from isoplug.supervisor.config import Calls, load_config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.observe.status import PluginStatus
+from isoplug.supervisor.on_loop import CallOnLoop
 from isoplug.supervisor.plugins.table import Plugin
 from isoplug.supervisor.reload import ReloadReport
 from isoplug.supervisor.seats import Seats
@@ -28,6 +28,9 @@ from isoplug.supervisor.supervisor import OfferedFiles, Supervisor
 __all__ = ["AsyncSupervisor"]
 
 _T = TypeVar("_T")
+
+#: Makes a call that has this deadline and can be cancelled.
+_Begin: TypeAlias = Callable[[Deadline, Cancellation], Steps[_T]]
 
 #: Loading, unloading and the like, at once.
 _CHANGES = 4
@@ -109,17 +112,15 @@ class AsyncSupervisor:
         record: CallRecord | None = None,
     ) -> Any:
         """See ``Supervisor.command``."""
-        work = partial(
-            self._started().command,
-            plugin_id,
-            command,
-            params,
-            files=files,
-            retries=retries,
-            strict=strict,
-            record=record,
-        )
-        return await self._call(plugin_id, timeout, work)
+        supervisor = self._started()
+
+        def begin(deadline: Deadline, cancellation: Cancellation) -> Steps[Any]:
+            if files:  # they may have to be read
+                yield None
+            options = supervisor.call_options(deadline, files, retries, strict, record, cancellation, pauses=True)
+            return (yield from supervisor.command_in_steps(plugin_id, command, params, options))
+
+        return await self._call(plugin_id, timeout, begin)
 
     async def call(
         self,
@@ -134,17 +135,15 @@ class AsyncSupervisor:
         record: CallRecord | None = None,
     ) -> bytes:
         """See ``Supervisor.call``."""
-        work = partial(
-            self._started().call,
-            plugin_id,
-            export,
-            data,
-            files=files,
-            retries=retries,
-            strict=strict,
-            record=record,
-        )
-        return await self._call(plugin_id, timeout, work)
+        supervisor = self._started()
+
+        def begin(deadline: Deadline, cancellation: Cancellation) -> Steps[bytes]:
+            if files:  # they may have to be read
+                yield None
+            options = supervisor.call_options(deadline, files, retries, strict, record, cancellation, pauses=True)
+            return (yield from supervisor.call_in_steps(plugin_id, export, data, options))
+
+        return await self._call(plugin_id, timeout, begin)
 
     async def emit(self, event_type: str, payload: Mapping[str, Any] | None = None) -> int:
         """See ``Supervisor.emit``."""
@@ -170,11 +169,11 @@ class AsyncSupervisor:
 
     async def get_config(self, plugin_id: str) -> Any:
         """See ``Supervisor.get_config``."""
-        return await self._call(plugin_id, None, partial(self._started().get_config, plugin_id))
+        return await self._call(plugin_id, None, _waiting(partial(self._started().get_config, plugin_id)))
 
     async def set_config(self, plugin_id: str, config: dict[str, Any]) -> None:
         """See ``Supervisor.set_config``."""
-        await self._call(plugin_id, None, partial(self._started().set_config, plugin_id, config))
+        await self._call(plugin_id, None, _waiting(partial(self._started().set_config, plugin_id, config)))
 
     async def cancel(self, plugin_id: str, token: str) -> None:
         """See ``Supervisor.cancel``."""
@@ -224,29 +223,14 @@ class AsyncSupervisor:
             raise SupervisorClosed
         return self._supervisor
 
-    async def _call(self, plugin_id: str, timeout: float | Deadline | None, work: Callable[..., _T]) -> _T:
-        """``work`` with a deadline and a cancellation, in a thread when it is the plugin's turn."""
+    async def _call(self, plugin_id: str, timeout: float | Deadline | None, begin: _Begin[_T]) -> _T:
+        """What ``begin`` makes, with a deadline and a cancellation, when it is the plugin's turn."""
         supervisor, threads = self._started(), self._running()
         deadline, cancellation = supervisor.deadline(timeout), Cancellation()
         workers = supervisor.config.of_plugin(plugin_id).workers
         await threads.seats.take(plugin_id, workers + 1, deadline)
-        loop = asyncio.get_running_loop()
-        try:
-            call = threads.calls.submit(work, timeout=deadline, cancellation=cancellation)
-        except RuntimeError:  # closed while it waited
-            threads.seats.give_back(plugin_id)
-            raise SupervisorClosed(plugin_id) from None
-
-        def leave(_: Future[_T]) -> None:
-            with suppress(RuntimeError):  # the loop has ended, and with it whoever waits for a seat
-                loop.call_soon_threadsafe(threads.seats.give_back, plugin_id)
-
-        call.add_done_callback(leave)  # and not when its task ends: a cancelled call needs its thread a little longer
-        try:
-            return await asyncio.wrap_future(call)
-        except asyncio.CancelledError:
-            cancellation.cancel()
-            raise
+        leave = partial(threads.seats.give_back, plugin_id)
+        return await CallOnLoop(begin(deadline, cancellation), deadline, cancellation, threads.calls, leave).result()
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         """What may wait for plugins."""
@@ -260,6 +244,16 @@ class AsyncSupervisor:
         if self._threads is None:
             raise SupervisorClosed
         return self._threads
+
+
+def _waiting(work: Callable[..., _T]) -> _Begin[_T]:
+    """``work`` in a thread from its beginning."""
+
+    def begin(deadline: Deadline, cancellation: Cancellation) -> Steps[_T]:
+        yield None
+        return work(timeout=deadline, cancellation=cancellation)
+
+    return begin
 
 
 class _Threads:

@@ -34,6 +34,8 @@ class Seats:
         seat = asyncio.get_running_loop().create_future()
         lane.append(seat)
         self._seat_next()
+        if seat.done():  # nearly always, and a timeout takes longer than everything else here
+            return
         try:
             async with asyncio.timeout(deadline.remaining_seconds()):
                 await seat

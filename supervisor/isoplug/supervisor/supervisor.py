@@ -33,7 +33,7 @@ from isoplug.supervisor.assembly import (
     module_folder,
     runtime_folder,
 )
-from isoplug.supervisor.calls import CallOptions, Cancellation, Frame, Interceptor, Poisoned
+from isoplug.supervisor.calls import CallOptions, Cancellation, Frame, Interceptor, Poisoned, Steps, finish
 from isoplug.supervisor.calls.commands import parse_json
 from isoplug.supervisor.config import Config, configured, load_config
 from isoplug.supervisor.deadline import Deadline
@@ -285,10 +285,8 @@ class Supervisor:
                 replaced. ``error.outcome`` and ``error.record`` say what had been done.
             PluginBusy, PluginQuarantined, SupervisorClosed: not now.
         """
-        options = self._options(timeout, files, retries, strict, record, cancellation)
-        return self._runner.run(
-            options, lambda frame: self._runner.command(self._plugin(plugin_id), command, params, frame)
-        )
+        options = self.call_options(timeout, files, retries, strict, record, cancellation)
+        return finish(self.command_in_steps(plugin_id, command, params, options))
 
     def call(
         self,
@@ -305,14 +303,40 @@ class Supervisor:
     ) -> bytes:
         """Call any export with bytes; bytes come back. Options and errors as with ``command``; a missing export is
         CommandNotFound."""
+        options = self.call_options(timeout, files, retries, strict, record, cancellation)
+        return finish(self.call_in_steps(plugin_id, export, data, options))
+
+    def call_options(
+        self,
+        timeout: float | Deadline | None,
+        files: OfferedFiles | None,
+        retries: int,
+        strict: bool,
+        record: CallRecord | None,
+        cancellation: Cancellation | None,
+        pauses: bool = False,
+    ) -> CallOptions:
+        """For ``AsyncSupervisor``: what ``command`` may be asked, checked, and its files read. Raises
+        InvalidArgument."""
+        deadline = self._runner.deadline(timeout)
+        return CallOptions(deadline, self._read_offers(files), retries, strict, record, cancellation, pauses)
+
+    def command_in_steps(self, plugin_id: str, command: str, params: Any, options: CallOptions) -> Steps[Any]:
+        """For ``AsyncSupervisor``: ``command``, which pauses where ``options`` say so."""
+        return self._runner.run(
+            options, lambda frame: self._runner.command(self._plugin(plugin_id), command, params, frame)
+        )
+
+    def call_in_steps(self, plugin_id: str, export: str, data: bytes, options: CallOptions) -> Steps[bytes]:
+        """For ``AsyncSupervisor``: ``call``, which pauses where ``options`` say so."""
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise InvalidArgument(f"data must be bytes, not {type(data).__name__}; encode text first")
         # Not printable: NUL, at which Extism ends a name, and lone surrogates, which have no bytes.
         if not isinstance(export, str) or not 0 < len(export) <= _EXPORT_CHARACTERS or not export.isprintable():
             raise InvalidArgument("export must be the name of a function that the guest exports")
-        options, payload = self._options(timeout, files, retries, strict, record, cancellation), bytes(data)
+        payload = bytes(data)
         return self._runner.run(
-            options, lambda frame: self._runner.call(self._plugin(plugin_id), export, payload, frame)
+            options, lambda frame: self._runner.call_in_steps(self._plugin(plugin_id), export, payload, frame)
         )
 
     def cancel(self, plugin_id: str, token: str) -> None:
@@ -372,14 +396,14 @@ class Supervisor:
     ) -> Any:
         """The guest's own answer when it exports ``get_config``, else its sidecar; ``{}`` when there is neither."""
 
-        def ask(frame: Frame) -> Any:
+        def ask(frame: Frame) -> Steps[Any]:
             plugin = self._plugin(plugin_id)
             try:
-                return parse_json(plugin_id, self._runner.call(plugin, "get_config", b"", frame))
+                return parse_json(plugin_id, (yield from self._runner.call_in_steps(plugin, "get_config", b"", frame)))
             except CommandNotFound:
                 return read_config(plugin.config_path, plugin_id) or {}
 
-        return self._runner.run(CallOptions(self._runner.deadline(timeout), cancellation=cancellation), ask)
+        return finish(self._runner.run(CallOptions(self._runner.deadline(timeout), cancellation=cancellation), ask))
 
     def set_config(
         self,
@@ -394,13 +418,15 @@ class Supervisor:
         if not isinstance(config, dict):
             raise InvalidArgument(f"config must be a dict, not {type(config).__name__}")
 
-        def tell(frame: Frame) -> None:
+        def tell(frame: Frame) -> Steps[None]:
             plugin = self._plugin(plugin_id)
+            if frame.pauses:
+                yield None
             with plugin.changing_config(frame.deadline):
                 write_config(plugin.config_path, config, plugin_id)
                 self._tell_config(plugin, config, frame)
 
-        self._runner.run(CallOptions(self._runner.deadline(timeout), cancellation=cancellation), tell)
+        finish(self._runner.run(CallOptions(self._runner.deadline(timeout), cancellation=cancellation), tell))
 
     # --- operations -----------------------------------------------------------------------------------------------
 
@@ -517,18 +543,6 @@ class Supervisor:
             plugin.told = self._loader.starter.apply_config(plugin.id, plugin.config_path, send, config, frame)
         except CommandError as error:
             raise ConfigError(plugin.id, str(error)) from error
-
-    def _options(
-        self,
-        timeout: float | Deadline | None,
-        files: OfferedFiles | None,
-        retries: int,
-        strict: bool,
-        record: CallRecord | None,
-        cancellation: Cancellation | None,
-    ) -> CallOptions:
-        deadline = self._runner.deadline(timeout)
-        return CallOptions(deadline, self._read_offers(files), retries, strict, record, cancellation)
 
     def _read_offers(self, files: OfferedFiles | None) -> dict[str, bytes]:
         if not files:

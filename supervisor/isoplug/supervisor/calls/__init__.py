@@ -9,6 +9,7 @@ from isoplug.supervisor.calls.interceptor import Delivery, Interceptor, Proceed
 from isoplug.supervisor.calls.options import CallOptions
 from isoplug.supervisor.calls.poison import Poisoned
 from isoplug.supervisor.calls.runner import CallRunner
+from isoplug.supervisor.calls.steps import Steps, finish
 
 __all__ = [
     "CallOptions",
@@ -21,4 +22,6 @@ __all__ = [
     "OnCrash",
     "Poisoned",
     "Proceed",
+    "Steps",
+    "finish",
 ]

@@ -13,6 +13,7 @@ from isoplug.shared.messages import (
     Answer,
     Failed,
     FailureKind,
+    FromWorker,
     Hello,
     HostCall,
     Invoke,
@@ -22,18 +23,20 @@ from isoplug.shared.messages import (
     Returned,
 )
 from isoplug.supervisor.calls.interceptor import Serve, Wire
+from isoplug.supervisor.calls.steps import AT_ONCE_BYTES, Steps
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.pool.budget import Budget
-from isoplug.supervisor.pool.link import Breach
+from isoplug.supervisor.pool.link import Breach, Link, Patience
 from isoplug.supervisor.pool.worker import Worker
 
 __all__ = ["exchange"]
 
 
 def exchange(
-    worker: Worker, wire: Wire, export: str, data: bytes, deadline: Deadline, serve: Serve
-) -> Returned | Failed:
+    worker: Worker, wire: Wire, export: str, data: bytes, deadline: Deadline, serve: Serve, link: Link | None = None
+) -> Steps[Returned | Failed]:
     """Call ``export`` with ``data`` in ``worker``, whose link is ``wire`` or behind it; ``serve`` answers host calls.
+    With ``link``, which then is the wire, it pauses instead of waiting.
 
     Raises Silence at the deadline, Gone when the worker dies, Breach when it breaks the protocol, Exceeded when it goes
     beyond a limit, and what ``serve`` raises. After any of them the worker is in the middle of something and has to be
@@ -42,9 +45,14 @@ def exchange(
     call, budget = worker.next_call(), worker.budget
     sequence = 0
     patience = budget.begin()
+    if link is not None and (len(data) > AT_ONCE_BYTES or patience is not None):
+        yield None
     wire.send(Invoke(call, export, data), deadline)
     while True:
-        message = wire.receive(deadline, patience)
+        if link is None:
+            message = wire.receive(deadline, patience)
+        else:
+            message = yield from _paused(link, deadline, patience)
         match message:
             case Returned() | Failed():
                 if message.call != call:
@@ -68,6 +76,15 @@ def exchange(
                 raise Breach(f"it sent {type(message).__name__} in the middle of a call")
             case _:
                 assert_never(message)
+
+
+def _paused(link: Link, deadline: Deadline, patience: Patience | None) -> Steps[FromWorker]:
+    """The next message. Whatever is no short answer goes on in a thread."""
+    yield link
+    message = link.try_receive()
+    if not isinstance(message, Returned) or len(message.output) > AT_ONCE_BYTES:
+        yield None
+    return link.receive(deadline, patience) if message is None else message
 
 
 def _within_limits(outcome: Returned | Failed, budget: Budget) -> Returned | Failed:

@@ -16,12 +16,14 @@ class Frame(NamedTuple):
     """``depth`` is 0 for a call from outside, its caller's plus 1 for a nested one (SPEC section 9).
 
     ``offered_files`` (key → bytes) go to the plugin that the outside call names, not to those it calls in turn.
+    ``pauses``: an event loop runs the call, see ``calls.steps``; one that is nested in it never does.
     """
 
     chain: Chain
     deadline: Deadline
     depth: int = 0
     offered_files: Mapping[str, bytes] = MappingProxyType({})
+    pauses: bool = False
 
     def nested(self) -> Frame:
         """The frame of a command that this call's plugin runs in another: same chain, same deadline, one deeper."""

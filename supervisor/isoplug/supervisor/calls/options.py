@@ -17,7 +17,8 @@ _MAX_RETRIES = 100
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """``Supervisor.command`` says what each means. Raises InvalidArgument."""
+    """``Supervisor.command`` says what each means; ``pauses``: an event loop makes the call (``calls.steps``). Raises
+    InvalidArgument."""
 
     deadline: Deadline
     offered_files: Mapping[str, bytes] = field(default_factory=dict)
@@ -25,6 +26,7 @@ class CallOptions:
     strict: bool = False
     record: CallRecord | None = None
     cancellation: Cancellation | None = None
+    pauses: bool = False
 
     def __post_init__(self) -> None:
         is_count = isinstance(self.retries, int) and not isinstance(self.retries, bool)

@@ -25,8 +25,6 @@ def repeated(attempt: Callable[[], _T], chain: Chain, deadline: Deadline, retrie
     """``attempt()``, made again at most ``retries`` times: after errors that are transient, as long as nothing was
     changed, and never when the wait would pass the deadline. A chain that is cancelled waits no longer; its next
     attempt says so."""
-    if not retries:
-        return attempt()
     policy = Retrying(
         retry=retry_if_exception(partial(_may_repeat, chain)),
         stop=partial(_is_enough, retries, deadline),

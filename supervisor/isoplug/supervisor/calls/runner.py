@@ -38,6 +38,7 @@ from isoplug.supervisor.calls.interceptor import Delivery, Interceptor, Proceed
 from isoplug.supervisor.calls.options import CallOptions
 from isoplug.supervisor.calls.poison import PoisonLedger, fingerprint_of
 from isoplug.supervisor.calls.retries import repeated
+from isoplug.supervisor.calls.steps import Steps, finish
 from isoplug.supervisor.deadline import Deadline, call_deadline
 from isoplug.supervisor.host import GuestAbort, HostContext, Services
 from isoplug.supervisor.observe.logs import get_logger
@@ -102,26 +103,38 @@ class CallRunner:
         raises SupervisorClosed."""
         return _OpenFrame(self.gate, Frame(Chain(), deadline))
 
-    def run(self, options: CallOptions, work: Callable[[Frame], _T]) -> _T:
+    def run(self, options: CallOptions, work: Callable[[Frame], Steps[_T]]) -> Steps[_T]:
         """``work`` as a call from outside, with all that a caller may ask of one."""
-        frame = Frame(Chain(options.record), options.deadline, 0, options.offered_files)
+        frame = Frame(Chain(options.record), options.deadline, 0, options.offered_files, options.pauses)
         with _OpenFrame(self.gate, frame, options.cancellation):
-            attempt = partial(_attempt, work, frame, options.strict)
+            if not options.retries:
+                return (yield from _attempt(work, frame, options.strict))
+            if frame.pauses:
+                yield None
+
+            def attempt() -> _T:
+                return finish(_attempt(work, frame, options.strict))
+
             return repeated(attempt, frame.chain, frame.deadline, options.retries)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
-    def command(self, plugin: Plugin, command: str, params: Any, frame: Frame) -> Any:
+    def command(self, plugin: Plugin, command: str, params: Any, frame: Frame) -> Steps[Any]:
         """A declared command through ``handle_command``; its data, or a typed error."""
         require_declared(plugin.manifest, command)
         request = encode_request(command, params)
         try:
-            output = self.call(plugin, "handle_command", request, frame, doing=f"command {command!r}")
+            doing = f"command {command!r}"
+            output = yield from self.call_in_steps(plugin, "handle_command", request, frame, doing=doing)
         except CommandNotFound:
             raise CommandNotFound(plugin.id, command) from None  # declared, but the guest has no handle_command
         return decode_answer(plugin.id, command, output)
 
-    def call(
+    def call(self, plugin: Plugin, export: str, data: bytes, frame: Frame, instance: int | None = None) -> bytes:
+        """``call_in_steps``, in this thread."""
+        return finish(self.call_in_steps(plugin, export, data, frame, instance=instance))
+
+    def call_in_steps(
         self,
         plugin: Plugin,
         export: str,
@@ -129,7 +142,7 @@ class CallRunner:
         frame: Frame,
         doing: str | None = None,
         instance: int | None = None,
-    ) -> bytes:
+    ) -> Steps[bytes]:
         """One call in a leased worker; ``doing`` says in messages what it is, by default the export. ``instance``: only
         in this one, see ``Pool.instance``; WorkerReplaced is raised instead of calling another.
 
@@ -137,7 +150,8 @@ class CallRunner:
         """
         plugin.counters.begin()
         try:
-            return self._call_unpoisoned(plugin, export, data, frame, doing or f"export {export!r}", instance)
+            doing = doing or f"export {export!r}"
+            return (yield from self._call_unpoisoned(plugin, export, data, frame, doing, instance))
         except (CommandNotFound, WorkerReplaced):
             raise  # an optional export that is missing is no failure
         except BaseException:
@@ -156,7 +170,7 @@ class CallRunner:
         with self.gate.errand(frame.chain, plugin_id):
             try:
                 services = services or self._services
-                return self._call_in(worker, plugin_id, export, data, frame, services, doing, is_lent=False)
+                return finish(self._call_in(worker, plugin_id, export, data, frame, services, doing, is_lent=False))
             except _WorkerLost as lost:
                 self.report(lost.error, plugin_id, export, doing, frame, worker)
                 raise lost.error from None
@@ -172,13 +186,15 @@ class CallRunner:
 
     def _call_unpoisoned(
         self, plugin: Plugin, export: str, data: bytes, frame: Frame, doing: str, instance: int | None
-    ) -> bytes:
+    ) -> Steps[bytes]:
         if not self.poisons.suspects(plugin.id):
-            return self._call_leased(plugin, export, data, frame, doing, instance)
+            return (yield from self._call_leased(plugin, export, data, frame, doing, instance))
+        if frame.pauses:
+            yield None
         fingerprint = fingerprint_of(export, data, frame.offered_files)
         self.poisons.require_unpoisoned(plugin.id, fingerprint)
         try:
-            output = self._call_leased(plugin, export, data, frame, doing, instance, fingerprint)
+            output = yield from self._call_leased(plugin, export, data, frame, doing, instance, fingerprint)
         except CommandError:  # the guest said no, in good order
             self.poisons.acquit(plugin.id, fingerprint)
             raise
@@ -194,15 +210,17 @@ class CallRunner:
         doing: str,
         instance: int | None,
         fingerprint: str | None = None,
-    ) -> bytes:
+    ) -> Steps[bytes]:
         """``fingerprint``: the input's, as far as it is known; otherwise it is taken when the worker dies, because that
         takes a second for a gigabyte."""
-        pool, lease = self._acquire(plugin, frame)
+        pool, lease = yield from self._acquire(plugin, frame)
         if instance is not None and instance != pool.instance:
             lease.release(has_served=False)
             raise WorkerReplaced
         try:
-            output = self._call_in(lease.worker, plugin.id, export, data, frame, self._services, doing, is_lent=True)
+            output = yield from self._call_in(
+                lease.worker, plugin.id, export, data, frame, self._services, doing, is_lent=True
+            )
         except _WorkerLost as lost:
             if isinstance(lost.error, WorkerCrashed) and not _is_not_of_the_input(lost.error):
                 loss = lost.loss._replace(fingerprint=fingerprint or fingerprint_of(export, data, frame.offered_files))
@@ -236,11 +254,15 @@ class CallRunner:
         if is_set_aside:
             pool.pardon(fingerprint)
 
-    def _acquire(self, plugin: Plugin, frame: Frame) -> tuple[Pool, Lease]:
+    def _acquire(self, plugin: Plugin, frame: Frame) -> Steps[tuple[Pool, Lease]]:
         """A worker of the version in charge, also when that changes while the call waits."""
         while True:
             pool = plugin.pool
             try:
+                if frame.pauses:
+                    if (lease := pool.try_acquire(frame.chain, frame.deadline)) is not None:
+                        return pool, lease
+                    yield None
                 return pool, pool.acquire(frame.chain, frame.deadline, frame.depth)
             except CallCancelled:
                 if self.gate.is_closing:  # it was ``drain`` that cancelled it
@@ -261,7 +283,7 @@ class CallRunner:
         doing: str,
         *,
         is_lent: bool,
-    ) -> bytes:
+    ) -> Steps[bytes]:
         if len(data) > self._services.frame_bytes:
             raise ResourceLimitExceeded(
                 plugin_id, "the size of the input in bytes", len(data), self._services.frame_bytes, key="limits.frame"
@@ -272,15 +294,24 @@ class CallRunner:
         outer_deadline = call_deadline.set(frame.deadline)
         try:
             if self._interceptors:
+                if frame.pauses:
+                    yield None
                 outcome = self._intercepted(worker, plugin_id, export, data, frame, serve, is_lent)
             else:
-                outcome = exchange(worker, worker.link, export, data, frame.deadline, serve)
+                link = worker.link
+                outcome = yield from exchange(
+                    worker, link, export, data, frame.deadline, serve, link if frame.pauses else None
+                )
         except (Silence, Gone, Breach, Exceeded, GuestAbort) as end:
+            if frame.pauses:
+                yield None
             raise self._lost(worker, plugin_id, doing, frame, end) from None
         finally:
             call_deadline.reset(outer_deadline)
             frame.chain.leave(outer)
         if frame.chain.is_cancelled:  # while the result was on its way: the worker is dead, or about to be
+            if frame.pauses:
+                yield None
             raise self._lost(worker, plugin_id, doing, frame, Gone())
         if isinstance(outcome, Failed):
             raise _failure(plugin_id, export, doing, outcome)
@@ -292,7 +323,7 @@ class CallRunner:
         """Raises what ``exchange`` does."""
 
         def proceed(delivery: Delivery) -> Returned | Failed:
-            return exchange(delivery.worker, delivery.wire, export, data, delivery.deadline, delivery.serve)
+            return finish(exchange(delivery.worker, delivery.wire, export, data, delivery.deadline, delivery.serve))
 
         def serve_with_those(function: str, payload: bytes) -> bytes:
             serve.services = delivery.services
@@ -329,7 +360,7 @@ class CallRunner:
         record, note = frame.chain.record, caller.note
         effects, deliveries = record.effect_count, record.delivery_count
         try:
-            data = self.command(target, command, params, frame.nested())
+            data = finish(self.command(target, command, params, frame.nested()))
         except PluginError as error:
             # What the target kept in memory is an effect, too, unless it went with its worker.
             is_kept = record.delivery_count > deliveries and not error.is_cut_short
@@ -422,13 +453,13 @@ class _OpenFrame:
             error.settle(chain.record)
 
 
-def _attempt(work: Callable[[Frame], _T], frame: Frame, strict: bool) -> _T:
+def _attempt(work: Callable[[Frame], Steps[_T]], frame: Frame, strict: bool) -> Steps[_T]:
     """``strict``: a refusal anywhere in the call is what the caller hears, also when the guest passed over it, or ended
     otherwise afterwards. That the call was ended from outside is heard all the same."""
     record = frame.chain.record
     record.attempts += 1
     try:
-        answer = work(frame)
+        answer = yield from work(frame)
     except (CallCancelled, SupervisorClosed):
         raise
     except PluginError as error:

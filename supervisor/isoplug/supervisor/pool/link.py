@@ -88,6 +88,19 @@ class Link:
         except (MalformedMessage, Malformed) as error:
             raise Breach(f"it sent {error}") from error
 
+    def try_receive(self) -> FromWorker | None:
+        """The next message if it has arrived, as a whole. Does not wait. Raises Breach.
+
+        None as well when the worker has ended: ``receive`` finds out how, which may take a moment.
+        """
+        with suppress(OSError):
+            self._inflow.feed(self._socket.recv(_CHUNK_BYTES))
+        try:
+            message = self._inflow.take()
+            return None if message is None else decode_from_worker(message)
+        except (MalformedMessage, Malformed) as error:
+            raise Breach(f"it sent {error}") from error
+
     def feed(self, data: bytes) -> None:
         """``data`` has come from the worker. For fault injection as well, when nobody receives."""
         self._inflow.feed(data)
@@ -95,6 +108,10 @@ class Link:
     def send_raw(self, data: bytes, deadline: Deadline) -> None:
         """What is no message, or a part of one; for fault injection. Raises what ``send`` does."""
         self._send(data, deadline)
+
+    def fileno(self) -> int:
+        """What becomes readable when the worker has sent something, or has ended."""
+        return self._socket.fileno()
 
     def is_quiet(self) -> bool:
         """The worker lives, and sent nothing that nobody asked for."""

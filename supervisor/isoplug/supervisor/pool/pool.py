@@ -160,6 +160,20 @@ class Pool:
             else:
                 lease.discard(Loss.of(lease.worker.process.exit_status(), "while idle"))
 
+    def try_acquire(self, chain: Chain, deadline: Deadline) -> Lease | None:
+        """As ``acquire``, without waiting: None when no worker is free, or when the one that is has to be replaced."""
+        lease = Lease(self, chain)
+        try:
+            with self._book.lock:
+                is_lent = self._lend_free(lease, chain, deadline)
+            if is_lent and lease.worker.is_fit():
+                return lease
+        except BaseException:
+            lease.release(has_served=False)
+            raise
+        lease.release(has_served=False)
+        return None
+
     # Giving back wakes the next caller first of all, which gets the lock afterwards: an interrupt (Ctrl-C) of this
     # thread in between must not leave it waiting.
 
@@ -478,13 +492,7 @@ class Pool:
         takes the chain out of the queue."""
         while True:
             with self._book.lock:
-                self._refuse_if_unusable(chain)
-                if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
-                    raise self._waited_too_long(deadline)
-                if (member := self._free_for(chain)) is not None:
-                    self._turns.leave(chain)
-                    lease.take(member, is_extra=False)
-                    self._announce()  # the next in the queue may be able to go as well
+                if self._lend_free(lease, chain, deadline):
                     return True
                 if chain.waiting_for is None:
                     if is_stuck(chain, self):
@@ -493,6 +501,18 @@ class Pool:
             chain.turn.wait(deadline.remaining_seconds())
 
     # From here on with the lock held, unless they say otherwise.
+
+    def _lend_free(self, lease: Lease, chain: Chain, deadline: Deadline) -> bool:
+        """Whether a worker is free, and it is the chain's turn: then it is lent."""
+        self._refuse_if_unusable(chain)
+        if deadline.has_passed:  # a call that cannot finish would only cost a healthy worker
+            raise self._waited_too_long(deadline)
+        if (member := self._free_for(chain)) is None:
+            return False
+        self._turns.leave(chain)
+        lease.take(member, is_extra=False)
+        self._announce()  # the next in the queue may be able to go as well
+        return True
 
     def _free_for(self, chain: Chain) -> Member | None:
         return self._crew.free() if self._turns.is_next(chain) else None
