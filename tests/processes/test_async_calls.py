@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import select
+import signal
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until
-from isoplug.supervisor import AsyncSupervisor, CallRecord, CallTimeout, PluginBusy, PoisonedInput, SupervisorClosed
+from isoplug.supervisor import (
+    AsyncSupervisor,
+    CallRecord,
+    CallTimeout,
+    PluginBusy,
+    PoisonedInput,
+    SupervisorClosed,
+    WorkerCrashed,
+)
 from isoplug.supervisor.config import Calls, Config
+from isoplug.supervisor.deadline import Deadline
 
 PROBE, OTHER = "test.probe", "test.other"
 
@@ -195,3 +210,109 @@ def test_a_start_that_is_cancelled_leaves_nothing(plugins: PluginFolder, workspa
             await task
 
     asyncio.run(main())  # waits for the thread that makes it; the fixture then looks for what is left
+
+
+def call_threads() -> int:
+    return sum(thread.name.startswith("isoplug-async") for thread in threading.enumerate())
+
+
+def test_a_short_call_takes_no_thread(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        for number in range(20):
+            assert await supervisor.call(PROBE, "echo", str(number).encode()) == str(number).encode()
+        await supervisor.command(PROBE, "count")
+        assert call_threads() == 0
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("export", "data", "options"),
+    [
+        ("host", b'{"function":"host_get_timestamp","input":""}', {}),
+        ("echo", b"x" * 1_000_000, {}),
+        ("echo", b"a file comes along", {"files": {"a": b"1"}}),
+        ("echo", b"it may be made again", {"retries": 1}),
+    ],
+)
+def test_whatever_may_wait_goes_on_in_a_thread(
+    run: Callable[..., None], export: str, data: bytes, options: dict[str, Any]
+) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        record = CallRecord()
+        output = await supervisor.call(PROBE, export, data, record=record, **options)
+        assert output == data if export == "echo" else record.host_calls
+        assert call_threads() == 1
+        assert await supervisor.call(PROBE, "echo", b"next") == b"next"
+
+    run(scenario)
+
+
+def test_a_call_that_outlasts_the_patience_of_the_loop_is_answered(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        long = supervisor.command(PROBE, "busy", {"milliseconds": 800})
+        short = [supervisor.call(OTHER, "echo", b"%d" % number) for number in range(50)]
+        await asyncio.gather(long, *short)
+
+    run(scenario)
+
+
+def test_a_worker_killed_while_the_loop_waits_costs_that_call_and_no_other(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        for _ in range(2):
+            other = [supervisor.call(OTHER, "echo", b"%d" % number) for number in range(50)]
+            task = asyncio.create_task(supervisor.command(PROBE, "spin", timeout=30.0))
+            await until_busy(supervisor)
+            os.kill(supervisor.plugins[PROBE].status.worker_pids[0], signal.SIGKILL)
+            with pytest.raises(WorkerCrashed, match="SIGKILL"):
+                await task
+            assert await asyncio.gather(*other) == [b"%d" % number for number in range(50)]
+            assert await supervisor.call(PROBE, "echo", b"next", timeout=20.0) == b"next"
+
+    run(scenario)
+
+
+def test_an_answer_that_was_there_in_time_counts_however_late_the_loop_comes_to_it(run: Callable[..., None]) -> None:
+    async def scenario(supervisor: AsyncSupervisor) -> None:
+        (member,) = supervisor.plugins[PROBE].pool._crew.members
+        before = member.worker.calls
+        deadline = Deadline.after(1.0)
+        task = asyncio.create_task(supervisor.call(PROBE, "echo", b"answer", timeout=deadline))
+        while member.worker.calls == before:
+            await asyncio.sleep(0)
+        select.select([member.worker.link], [], [], WAIT_SECONDS)
+        time.sleep(deadline.remaining_seconds())
+        assert await task == b"answer"
+
+    run(scenario)
+
+
+def test_a_supervisor_that_one_loop_has_started_serves_another(
+    plugins: PluginFolder, workspace: Workspace, tmp_path: Path
+) -> None:
+    plugins.add(PROBE)
+    supervisor = AsyncSupervisor(plugins_dir=plugins.path, workspace=workspace.path, state_dir=tmp_path / "state")
+    asyncio.run(supervisor.start())
+    try:
+        assert asyncio.run(supervisor.call(PROBE, "echo", b"elsewhere")) == b"elsewhere"
+    finally:
+        asyncio.run(supervisor.close())
+
+
+def test_a_loop_that_ends_in_the_middle_of_a_call_ends_the_call(
+    plugins: PluginFolder, workspace: Workspace, tmp_path: Path
+) -> None:
+    plugins.add(PROBE)
+    supervisor = AsyncSupervisor(plugins_dir=plugins.path, workspace=workspace.path, state_dir=tmp_path / "state")
+
+    async def scenario() -> None:
+        await supervisor.start()
+        lost = asyncio.create_task(supervisor.command(PROBE, "spin", timeout=60.0))
+        await until_busy(supervisor)
+        assert not lost.done()  # and nobody awaits it
+
+    asyncio.run(scenario())
+    try:
+        assert asyncio.run(supervisor.call(PROBE, "echo", b"next", timeout=20.0)) == b"next"
+    finally:
+        asyncio.run(supervisor.close())

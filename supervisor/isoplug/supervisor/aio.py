@@ -18,6 +18,7 @@ from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls import Cancellation, Poisoned, Steps
 from isoplug.supervisor.config import Calls, load_config
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.lookout import Lookout
 from isoplug.supervisor.observe.status import PluginStatus
 from isoplug.supervisor.on_loop import CallOnLoop
 from isoplug.supervisor.plugins.table import Plugin
@@ -229,8 +230,8 @@ class AsyncSupervisor:
         deadline, cancellation = supervisor.deadline(timeout), Cancellation()
         workers = supervisor.config.of_plugin(plugin_id).workers
         await threads.seats.take(plugin_id, workers + 1, deadline)
-        leave = partial(threads.seats.give_back, plugin_id)
-        return await CallOnLoop(begin(deadline, cancellation), deadline, cancellation, threads.calls, leave).result()
+        steps, leave = begin(deadline, cancellation), partial(threads.seats.give_back, plugin_id)
+        return await CallOnLoop(steps, deadline, cancellation, threads.lookout, threads.calls, leave).result()
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         """What may wait for plugins."""
@@ -260,11 +261,13 @@ class _Threads:
     """Those of one supervisor. Calls have seats; whatever else is done has threads of its own."""
 
     def __init__(self, settings: Calls) -> None:
+        self.lookout = Lookout()
         self.seats = Seats(settings.async_threads, settings.queue)
         self.calls = ThreadPoolExecutor(settings.async_threads, "isoplug-async")
         self.changes = ThreadPoolExecutor(_CHANGES, "isoplug-change")
         self.looks = ThreadPoolExecutor(_LOOKS, "isoplug-look")
 
     def close(self) -> None:
+        self.lookout.close()
         for executor in (self.calls, self.changes, self.looks):
             executor.shutdown(wait=False)

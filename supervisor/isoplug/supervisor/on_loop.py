@@ -7,6 +7,7 @@ may wait for anything but the worker's next message is done in a thread (``calls
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import suppress
@@ -16,6 +17,7 @@ from typing import Generic, TypeVar
 
 from isoplug.supervisor.calls import Cancellation, Steps, finish
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.lookout import Lookout
 from isoplug.supervisor.pool.link import Link
 
 __all__ = ["CallOnLoop"]
@@ -35,17 +37,17 @@ class CallOnLoop(Generic[_T]):
         steps: Steps[_T],
         deadline: Deadline,
         cancellation: Cancellation,
+        lookout: Lookout,
         threads: Executor,
         leave: Callable[[], None],
     ) -> None:
         self._steps, self._deadline, self._cancellation = steps, deadline, cancellation
-        self._threads, self._leave = threads, leave
+        self._lookout, self._threads, self._leave = lookout, threads, leave
         self._loop = asyncio.get_running_loop()
         self._context = copy_context()  # its own, as it may go on in another thread
         self._ended: asyncio.Future[_T] = self._loop.create_future()
         self._has_ended = False
-        self._watched: Link | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._watched_fd: int | None = None
 
     async def result(self) -> _T:
         """Raises what the call does. A task that is cancelled meanwhile ends it."""
@@ -72,24 +74,19 @@ class CallOnLoop(Generic[_T]):
                 self._watch(link)
 
     def _watch(self, link: Link) -> None:
-        self._watched = link
-        patience_seconds = min(self._deadline.remaining_seconds(), _PATIENCE_SECONDS)
-        self._timer = self._loop.call_later(patience_seconds, self._lose_patience)
-        self._loop.add_reader(link.fileno(), self._has_spoken)
+        if self._lookout.loop is not self._loop:  # the supervisor was started in another one
+            self._go_on_in_thread()
+            return
+        self._watched_fd = link.fileno()
+        until = min(self._deadline.at, time.monotonic() + _PATIENCE_SECONDS)
+        self._lookout.watch(self._watched_fd, until, self._has_come)
 
-    def _has_spoken(self) -> None:
-        self._unwatch()
-        self._go_on()
-
-    def _lose_patience(self) -> None:
-        self._unwatch()
-        self._go_on_in_thread()
-
-    def _unwatch(self) -> None:
-        if self._watched is not None and self._timer is not None:
-            self._timer.cancel()
-            self._loop.remove_reader(self._watched.fileno())
-            self._watched = None
+    def _has_come(self, is_readable: bool) -> None:
+        self._watched_fd = None
+        if is_readable:
+            self._go_on()
+        else:
+            self._go_on_in_thread()
 
     def _go_on_in_thread(self) -> None:
         try:
@@ -118,7 +115,6 @@ class CallOnLoop(Generic[_T]):
     def _give_up(self) -> None:
         """Nobody waits for it any more."""
         self._cancellation.cancel()
-        if self._watched is not None:
-            with suppress(RuntimeError):  # the loop has ended
-                self._unwatch()
+        if self._watched_fd is not None:
+            self._lookout.forget(self._watched_fd)
             self._go_on_in_thread()

@@ -28,6 +28,8 @@ _DYING_MS = 250
 _SLICE_MS = 500
 #: Read at once; more than the kernel holds for one socket by default.
 _CHUNK_BYTES = 256 * 1024
+#: As much at once as is no work for an event loop. The memory for a larger piece is a page fault each time.
+_SHORT_BYTES = 64 * 1024
 #: From <asm-generic/socket.h>, since Linux 6.16; Python has no name for it yet.
 _SO_PASSRIGHTS = 83
 
@@ -94,7 +96,7 @@ class Link:
         None as well when the worker has ended: ``receive`` finds out how, which may take a moment.
         """
         with suppress(OSError):
-            self._inflow.feed(self._socket.recv(_CHUNK_BYTES))
+            self._inflow.feed(self._socket.recv(_SHORT_BYTES))
         try:
             message = self._inflow.take()
             return None if message is None else decode_from_worker(message)
