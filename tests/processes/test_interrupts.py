@@ -219,3 +219,17 @@ def test_an_interrupt_anywhere_in_draining_holds_up_nobody(supervisor: Superviso
         supervisor._runner.gate.stop()
 
     assert interrupt_and_go_on(drain, drain) > 5
+
+
+def test_an_interrupt_anywhere_in_a_call_is_nothing_but_an_interrupt(supervisor: Supervisor) -> None:
+    for number in count(1):
+        try:
+            with interrupted_at(number):
+                assert supervisor.call(PROBE, "echo", b"interrupted") == b"interrupted"
+        except KeyboardInterrupt:
+            # Each of them may cost a worker, and the plugin nothing.
+            assert supervisor.call(PROBE, "echo", b"next", timeout=WAIT_SECONDS) == b"next"
+        else:
+            break
+    assert number > 80
+    assert supervisor.plugins[PROBE].pool.state == "ready"

@@ -38,6 +38,5 @@ class Cancellation:
             chain.cancel()
 
     def uncover(self, chain: Chain) -> None:
-        """Idempotent."""
         with self._lock:
             self._chains.discard(chain)

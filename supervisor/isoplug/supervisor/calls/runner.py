@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from types import TracebackType
 from typing import Any, TypeVar
 
 from isoplug.shared.errors import (
@@ -27,7 +27,6 @@ from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, FailureKind, Returned
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor import wall_clock
-from isoplug.supervisor.calls.cancellation import Cancellation
 from isoplug.supervisor.calls.commands import decode_answer, encode_request, require_declared
 from isoplug.supervisor.calls.crash import Crash, OnCrash
 from isoplug.supervisor.calls.exchange import exchange
@@ -98,15 +97,28 @@ class CallRunner:
             return timeout
         return Deadline.after(self._call_timeout_seconds if timeout is None else timeout)
 
-    def open_frame(self, deadline: Deadline) -> _OpenFrame:
-        """Context manager: a call from outside, depth 0. Errors that leave it have its outcome and record. Entering
-        raises SupervisorClosed."""
-        return _OpenFrame(self.gate, Frame(Chain(), deadline))
+    @contextmanager
+    def open_frame(self, deadline: Deadline) -> Iterator[Frame]:
+        """A call from outside, depth 0. Errors that leave it have its outcome and record. Entering raises
+        SupervisorClosed."""
+        frame = Frame(Chain(), deadline)
+        try:
+            self.gate.let_in(frame.chain)
+            yield frame
+        except PluginError as error:
+            error.settle(frame.chain.record)
+            raise
+        finally:
+            self.gate.let_out(frame.chain)
 
     def run(self, options: CallOptions, work: Callable[[Frame], Steps[_T]]) -> Steps[_T]:
         """``work`` as a call from outside, with all that a caller may ask of one."""
+        # As ``open_frame``, and not by it: a context manager takes longer, and has more places for an interrupt.
         frame = Frame(Chain(options.record), options.deadline, 0, options.offered_files, options.pauses)
-        with _OpenFrame(self.gate, frame, options.cancellation):
+        try:
+            self.gate.let_in(frame.chain)
+            if options.cancellation is not None:
+                options.cancellation.cover(frame.chain)
             if not options.retries:
                 return (yield from _attempt(work, frame, options.strict))
             if frame.pauses:
@@ -116,6 +128,13 @@ class CallRunner:
                 return finish(_attempt(work, frame, options.strict))
 
             return repeated(attempt, frame.chain, frame.deadline, options.retries)
+        except PluginError as error:
+            error.settle(frame.chain.record)
+            raise
+        finally:
+            self.gate.let_out(frame.chain)
+            if options.cancellation is not None:
+                options.cancellation.uncover(frame.chain)
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -418,39 +437,6 @@ class CallRunner:
                 status = worker.process.exit_status()
                 loss = Loss.of(status, f"during {doing}")
                 return _WorkerLost(status.crash(plugin_id, f"during {doing}"), loss.reason, loss.text)
-
-
-class _OpenFrame:
-    """A class, not a generator: entering and leaving is on the path of every call."""
-
-    __slots__ = ("_cancellation", "_frame", "_gate")
-
-    def __init__(self, gate: Gate, frame: Frame, cancellation: Cancellation | None = None) -> None:
-        self._gate, self._frame, self._cancellation = gate, frame, cancellation
-
-    def __enter__(self) -> Frame:
-        chain = self._frame.chain
-        try:
-            self._gate.let_in(chain)
-            if self._cancellation is not None:
-                self._cancellation.cover(chain)
-        except BaseException as error:
-            self._leave(error)  # an interrupt may have come when it was in
-            raise
-        return self._frame
-
-    def __exit__(self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None) -> None:
-        self._leave(error)
-
-    def _leave(self, error: BaseException | None) -> None:
-        chain = self._frame.chain
-        try:
-            if self._cancellation is not None:
-                self._cancellation.uncover(chain)
-        finally:
-            self._gate.let_out(chain)
-        if isinstance(error, PluginError):
-            error.settle(chain.record)
 
 
 def _attempt(work: Callable[[Frame], Steps[_T]], frame: Frame, strict: bool) -> Steps[_T]:
