@@ -20,7 +20,7 @@ from isoplug.supervisor.config import Calls, load_config
 from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.lookout import Lookout
 from isoplug.supervisor.observe.status import PluginStatus
-from isoplug.supervisor.on_loop import CallOnLoop
+from isoplug.supervisor.on_loop import CallOnLoop, Habits
 from isoplug.supervisor.plugins.table import Plugin
 from isoplug.supervisor.reload import ReloadReport
 from isoplug.supervisor.seats import Seats
@@ -30,8 +30,8 @@ __all__ = ["AsyncSupervisor"]
 
 _T = TypeVar("_T")
 
-#: Makes a call that has this deadline and can be cancelled.
-_Begin: TypeAlias = Callable[[Deadline, Cancellation], Steps[_T]]
+#: Makes a call that has this deadline and can be cancelled, and pauses or begins in a thread.
+_Begin: TypeAlias = Callable[[Deadline, Cancellation, bool], Steps[_T]]
 
 #: Loading, unloading and the like, at once.
 _CHANGES = 4
@@ -115,13 +115,13 @@ class AsyncSupervisor:
         """See ``Supervisor.command``."""
         supervisor = self._started()
 
-        def begin(deadline: Deadline, cancellation: Cancellation) -> Steps[Any]:
-            if files:  # they may have to be read
+        def begin(deadline: Deadline, cancellation: Cancellation, pauses: bool) -> Steps[Any]:
+            if files or not pauses:  # files may have to be read
                 yield None
-            options = supervisor.call_options(deadline, files, retries, strict, record, cancellation, pauses=True)
+            options = supervisor.call_options(deadline, files, retries, strict, record, cancellation, pauses)
             return (yield from supervisor.command_in_steps(plugin_id, command, params, options))
 
-        return await self._call(plugin_id, timeout, begin)
+        return await self._call(plugin_id, command, timeout, begin)
 
     async def call(
         self,
@@ -138,13 +138,13 @@ class AsyncSupervisor:
         """See ``Supervisor.call``."""
         supervisor = self._started()
 
-        def begin(deadline: Deadline, cancellation: Cancellation) -> Steps[bytes]:
-            if files:  # they may have to be read
+        def begin(deadline: Deadline, cancellation: Cancellation, pauses: bool) -> Steps[bytes]:
+            if files or not pauses:  # files may have to be read
                 yield None
-            options = supervisor.call_options(deadline, files, retries, strict, record, cancellation, pauses=True)
+            options = supervisor.call_options(deadline, files, retries, strict, record, cancellation, pauses)
             return (yield from supervisor.call_in_steps(plugin_id, export, data, options))
 
-        return await self._call(plugin_id, timeout, begin)
+        return await self._call(plugin_id, export, timeout, begin)
 
     async def emit(self, event_type: str, payload: Mapping[str, Any] | None = None) -> int:
         """See ``Supervisor.emit``."""
@@ -170,11 +170,13 @@ class AsyncSupervisor:
 
     async def get_config(self, plugin_id: str) -> Any:
         """See ``Supervisor.get_config``."""
-        return await self._call(plugin_id, None, _waiting(partial(self._started().get_config, plugin_id)))
+        return await self._call(plugin_id, "get_config", None, _waiting(partial(self._started().get_config, plugin_id)))
 
     async def set_config(self, plugin_id: str, config: dict[str, Any]) -> None:
         """See ``Supervisor.set_config``."""
-        await self._call(plugin_id, None, _waiting(partial(self._started().set_config, plugin_id, config)))
+        await self._call(
+            plugin_id, "set_config", None, _waiting(partial(self._started().set_config, plugin_id, config))
+        )
 
     async def cancel(self, plugin_id: str, token: str) -> None:
         """See ``Supervisor.cancel``."""
@@ -224,14 +226,22 @@ class AsyncSupervisor:
             raise SupervisorClosed
         return self._supervisor
 
-    async def _call(self, plugin_id: str, timeout: float | Deadline | None, begin: _Begin[_T]) -> _T:
-        """What ``begin`` makes, with a deadline and a cancellation, when it is the plugin's turn."""
+    async def _call(self, plugin_id: str, what: str, timeout: float | Deadline | None, begin: _Begin[_T]) -> _T:
+        """What ``begin`` makes, with a deadline and a cancellation, when it is the plugin's turn. Calls of which
+        ``what`` is the same are expected to take the same course."""
         supervisor, threads = self._started(), self._running()
         deadline, cancellation = supervisor.deadline(timeout), Cancellation()
         workers = supervisor.config.of_plugin(plugin_id).workers
         await threads.seats.take(plugin_id, workers + 1, deadline)
-        steps, leave = begin(deadline, cancellation), partial(threads.seats.give_back, plugin_id)
-        return await CallOnLoop(steps, deadline, cancellation, threads.lookout, threads.calls, leave).result()
+        steps = begin(deadline, cancellation, not threads.habits.begins_in_thread(plugin_id, what))
+        call = CallOnLoop(
+            steps, deadline, cancellation, threads.lookout, threads.calls, partial(threads.seats.give_back, plugin_id)
+        )
+        try:
+            return await call.result()
+        finally:
+            if call.has_left_loop:
+                threads.habits.left_loop(plugin_id, what)
 
     async def _run(self, work: Callable[[], _T]) -> _T:
         """What may wait for plugins."""
@@ -250,7 +260,7 @@ class AsyncSupervisor:
 def _waiting(work: Callable[..., _T]) -> _Begin[_T]:
     """``work`` in a thread from its beginning."""
 
-    def begin(deadline: Deadline, cancellation: Cancellation) -> Steps[_T]:
+    def begin(deadline: Deadline, cancellation: Cancellation, _: bool) -> Steps[_T]:
         yield None
         return work(timeout=deadline, cancellation=cancellation)
 
@@ -261,6 +271,7 @@ class _Threads:
     """Those of one supervisor. Calls have seats; whatever else is done has threads of its own."""
 
     def __init__(self, settings: Calls) -> None:
+        self.habits = Habits()
         self.lookout = Lookout()
         self.seats = Seats(settings.async_threads, settings.queue)
         self.calls = ThreadPoolExecutor(settings.async_threads, "isoplug-async")

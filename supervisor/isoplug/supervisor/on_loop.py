@@ -20,12 +20,36 @@ from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.lookout import Lookout
 from isoplug.supervisor.pool.link import Link
 
-__all__ = ["CallOnLoop"]
+__all__ = ["CallOnLoop", "Habits"]
 
 _T = TypeVar("_T")
 
 #: How long the loop waits for a message. A thread, which takes over then, looks whether the process still lives, too.
 _PATIENCE_SECONDS = 0.5
+
+
+#: So many calls begin in a thread after one that had to go on in one; then the loop tries again.
+_IN_THREADS = 30
+#: Of what is called; names come from callers.
+_MAX_HABITS = 10_000
+
+
+class Habits:
+    """Which calls are expected to leave the loop, from those before: it is cheaper then to begin in a thread."""
+
+    def __init__(self) -> None:
+        self._in_threads: dict[tuple[str, str], int] = {}
+
+    def begins_in_thread(self, plugin_id: str, what: str) -> bool:
+        left = self._in_threads.pop((plugin_id, what), 0)
+        if left > 1:
+            self._in_threads[plugin_id, what] = left - 1
+        return left > 0
+
+    def left_loop(self, plugin_id: str, what: str) -> None:
+        if len(self._in_threads) >= _MAX_HABITS:
+            self._in_threads.clear()
+        self._in_threads[plugin_id, what] = _IN_THREADS
 
 
 class CallOnLoop(Generic[_T]):
@@ -48,6 +72,9 @@ class CallOnLoop(Generic[_T]):
         self._ended: asyncio.Future[_T] = self._loop.create_future()
         self._has_ended = False
         self._watched_fd: int | None = None
+        self._has_watched = False
+        #: The loop has waited for its worker, and a thread went on.
+        self.has_left_loop = False
 
     async def result(self) -> _T:
         """Raises what the call does. A task that is cancelled meanwhile ends it."""
@@ -69,6 +96,7 @@ class CallOnLoop(Generic[_T]):
                 raise
         else:
             if link is None:
+                self.has_left_loop = self._has_watched
                 self._go_on_in_thread()
             else:
                 self._watch(link)
@@ -77,7 +105,7 @@ class CallOnLoop(Generic[_T]):
         if self._lookout.loop is not self._loop:  # the supervisor was started in another one
             self._go_on_in_thread()
             return
-        self._watched_fd = link.fileno()
+        self._watched_fd, self._has_watched = link.fileno(), True
         until = min(self._deadline.at, time.monotonic() + _PATIENCE_SECONDS)
         self._lookout.watch(self._watched_fd, until, self._has_come)
 
@@ -86,6 +114,7 @@ class CallOnLoop(Generic[_T]):
         if is_readable:
             self._go_on()
         else:
+            self.has_left_loop = True
             self._go_on_in_thread()
 
     def _go_on_in_thread(self) -> None:
