@@ -198,6 +198,22 @@ def test_a_call_in_progress_keeps_it_awake(sleepy: Callable[..., Supervisor], pl
             call.result()
 
 
+def test_a_goodbye_that_takes_long_holds_up_no_other_plugin(
+    wasm: Path, plugins: PluginFolder, sleepy: Callable[..., Supervisor]
+) -> None:
+    plugins.add(OTHER)
+    wasm.with_name("config.json").write_text('{"shutdown": "spin"}')
+    supervisor = sleepy(calls=Calls(shutdown_timeout=60.0), plugins={OTHER: {"sleep": {"after": 0.6}}})
+    slow, other = supervisor.plugins[PROBE], supervisor.plugins[OTHER]
+    wait_until(lambda: sleeps(slow))
+    (leaving,) = slow.status.worker_pids
+    assert supervisor.command(PROBE, "count") == 1  # by another worker
+    processes = processes_of(other)
+    wait_until(lambda: sleeps(other) and not any(process.is_running() for process in processes))
+    assert leaving in slow.status.worker_pids
+    supervisor.close(0)
+
+
 def test_an_open_connection_keeps_it_awake(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], workspace: Workspace
 ) -> None:

@@ -231,7 +231,7 @@ class Recycle(_Section):
     age: DurationOrZero = 0.0
     """After such a time."""
     memory: SizeOrZero = 0
-    """At such a resident size, which is looked at about once a second."""
+    """At such a resident size, which is looked at about once a second, and every five when nobody calls."""
 
 
 class Sleep(_Section):

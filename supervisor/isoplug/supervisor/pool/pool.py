@@ -104,6 +104,7 @@ class Pool:
         self._retire = retire
         #: Ends what the workers of before were forked from, once they have had their farewell.
         self._retired: list[Callable[[], None]] = []
+        self._is_seeing_off = False  #: a thread says the farewells
         self._changed = threading.Condition(book.lock)
         self._budget = RestartBudget(settings.restart)
         self._crew = Crew(settings.workers)
@@ -387,7 +388,8 @@ class Pool:
     # --- for the keeper -------------------------------------------------------------------------------------------
 
     def tend(self) -> None:
-        """Recycle what is due, end what did not keep still, and what was idle for long, say the farewells that wait."""
+        """Recycle what is due, end what did not keep still, and what was idle for long, begin to say the farewells that
+        wait."""
         self._end_restless()
         sizes = self._measure()
         with self._book.lock:
@@ -402,8 +404,32 @@ class Pool:
             if self._may_sleep(now):
                 self._fall_asleep()
             self._plan_visit()
-        self._farewells.say_all()
-        self._end_retired()
+            is_to_part = (self._farewells.waiting or self._retired) and not self._is_seeing_off
+            self._is_seeing_off |= bool(is_to_part)
+        if is_to_part:
+            self._part()
+
+    def _part(self) -> None:
+        """In a thread of its own: a guest may take all the time that it gets for its goodbye, and no other plugin is to
+        wait for that."""
+        try:
+            threading.Thread(target=self._see_off, name=f"isoplug-farewell-{self._plugin_id}", daemon=True).start()
+        except RuntimeError:  # no threads left, or the interpreter is ending
+            self._see_off()
+
+    def _see_off(self) -> None:
+        while True:
+            self._farewells.say_all()
+            with self._book.lock:
+                # Whoever closes has taken over the farewells, and what comes after them.
+                if self._farewells.is_closing or not (self._farewells.waiting or self._retired):
+                    self._is_seeing_off = False
+                    return
+                retired: list[Callable[[], None]] = []
+                if not self._farewells.waiting:
+                    retired, self._retired = self._retired, []
+            for end in retired:
+                end()
 
     def _may_sleep(self, now: float) -> bool:
         """With the lock held."""
@@ -424,14 +450,6 @@ class Pool:
             self._farewells.add(extra.worker)
         self._retired.append(self._retire())
         _log.info("plugin.asleep", plugin=self._plugin_id)
-
-    def _end_retired(self) -> None:
-        with self._book.lock:
-            if self._farewells.is_closing:  # whoever closes has taken over the farewells, and what comes after them
-                return
-            retired, self._retired = self._retired, []
-        for end in retired:
-            end()
 
     def _end_restless(self) -> None:
         """Idle workers that send, or compute, although nobody has asked them anything."""
