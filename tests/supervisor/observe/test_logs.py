@@ -200,3 +200,22 @@ def test_to_stderr_writes_time_and_level_once_to_whatever_stderr_is(monkeypatch:
     finally:
         logger.handlers[:], logger.level = handlers, level
         logger.setLevel(level)
+
+
+def test_events_that_nobody_wants_to_see_cost_no_structlog() -> None:
+    script = """import sys
+from isoplug.supervisor.observe import get_logger, to_stderr
+log = get_logger("isoplug.late")
+to_stderr("WARNING")
+log.info("nobody.asked", plugin="p")
+print("structlog" in sys.modules)
+log.warning("somebody.asked", plugin="p")
+to_stderr("INFO")
+log.info("now.wanted", plugin="p")
+print("structlog" in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["False", "True"]
+    assert [line.split(maxsplit=2)[1:] for line in done.stderr.splitlines()] == [
+        ["WARNING", "somebody.asked plugin=p"],
+        ["INFO", "now.wanted plugin=p"],
+    ]

@@ -18,7 +18,7 @@ __all__: list[str] = []
 _log = get_logger("isoplug.guest")
 
 # The reference host's levels; what it does not know it logs as trace, which Python does not have.
-_LEVELS = {"error": _log.error, "warn": _log.warning, "info": _log.info}
+_LEVELS = {"error": "error", "warn": "warning", "info": "info"}
 
 
 class _Line(Request):
@@ -50,7 +50,7 @@ class _Event(Request):
 @host_function("host_log", _Line, refuse=None, max_input_bytes=None, is_notice=True, is_noted=False)
 def _guest_log(context: HostContext, request: _Line) -> None:
     context.record.add_log_line(context.plugin_id, request.level, request.message)
-    log = _LEVELS.get(request.level, _log.debug)
+    log = getattr(_log, _LEVELS.get(request.level, "debug"))
     log("guest.log", plugin=context.plugin_id, message=request.message)
 
 

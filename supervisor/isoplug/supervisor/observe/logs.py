@@ -16,12 +16,13 @@ import re
 import sys
 import time
 import traceback
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, TextIO, cast
-
-import structlog
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
+
+    import structlog
 
 __all__ = ["MAX_VALUE_BYTES", "get_logger", "to_stderr"]
 
@@ -37,6 +38,16 @@ _ESCAPES: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t", '"': '\\"', "\\": "\\\
 _LINE: Final = "%(asctime)s.%(msecs)03dZ %(levelname)s %(message)s"
 _TIME: Final = "%Y-%m-%dT%H:%M:%S"
 
+#: Of a logger's methods.
+_LEVELS: Final = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "error": logging.ERROR,
+    "exception": logging.ERROR,
+    "critical": logging.CRITICAL,
+}
+
 # Frames between the caller and logging: structlog's bound method and its proxy. Tested by what %(filename)s
 # says.
 _STACK_LEVEL: Final = 4
@@ -50,16 +61,38 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     ``.bind(plugin=...)`` keeps fields. ``exc_info=True`` adds the exception as one escaped field. No value
     can make a log call raise.
     """
-    return cast(
-        "structlog.stdlib.BoundLogger",
-        structlog.wrap_logger(
-            logging.getLogger(name),
+    return cast("structlog.stdlib.BoundLogger", _Logger(name))
+
+
+class _Logger:
+    """structlog's logger, made for the first event that somebody wants to see. Importing structlog brings rich and
+    attrs, a sixth of all that a command line imports, and most runs of one log nothing. Its methods are as the levels
+    are when they are asked for: ask with each event, keep none."""
+
+    def __init__(self, name: str) -> None:
+        self._standard = logging.getLogger(name)
+
+    def __getattr__(self, method: str) -> Any:
+        level = _LEVELS.get(method)
+        if level is not None and not self._standard.isEnabledFor(level):
+            return _log_nothing
+        return getattr(self._bound, method)
+
+    @cached_property
+    def _bound(self) -> Any:
+        import structlog
+
+        return structlog.wrap_logger(
+            self._standard,
             processors=[structlog.stdlib.filter_by_level, _render],
             wrapper_class=structlog.stdlib.BoundLogger,
             context_class=dict,
             cache_logger_on_first_use=True,
-        ),
-    )
+        )
+
+
+def _log_nothing(*_: object, **__: object) -> None:
+    pass
 
 
 def to_stderr(level: int | str) -> None:

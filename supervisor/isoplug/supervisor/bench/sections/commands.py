@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -38,9 +39,19 @@ def measure(lab: Lab) -> Sequence[Figure]:
 
 
 def _run(command: list[str]) -> None:
-    """In a session of its own, so that Ctrl-C is for this process alone, which then ends it."""
+    """In a session of its own, so that Ctrl-C is for this process alone, which then ends it. The run to warm up leaves
+    compiled modules, as an installation does, also where somebody has told Python not to."""
     null = subprocess.DEVNULL
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     try:
-        subprocess.run(command, stdin=null, stdout=null, timeout=_TIMEOUT_SECONDS, check=True, start_new_session=True)
+        subprocess.run(
+            command,
+            env=environment,
+            stdin=null,
+            stdout=null,
+            timeout=_TIMEOUT_SECONDS,
+            check=True,
+            start_new_session=True,
+        )
     except subprocess.SubprocessError as error:  # what it says itself is on stderr
         raise SetupError(f"cannot measure commands: {error}") from error
