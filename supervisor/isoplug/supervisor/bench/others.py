@@ -15,6 +15,7 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import get_context, resource_tracker
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from isoplug.supervisor.bench.names import Name
@@ -154,7 +155,16 @@ class RayActor(Pool):
     def open(self) -> None:
         import ray
 
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        # Of its own, because Ray leaves its logs; directly in the temporary folder, because of how long the name of a
+        # socket may be.
+        self._folder = TemporaryDirectory(prefix="isoplug-ray-", ignore_cleanup_errors=True)
+        ray.init(
+            num_cpus=1,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+            _temp_dir=self._folder.name,
+        )
         self._ray = ray
         self._actor = ray.remote(_Actor).options(num_cpus=0).remote()
 
@@ -163,6 +173,7 @@ class RayActor(Pool):
 
     def close(self) -> None:
         self._ray.shutdown()
+        self._folder.cleanup()
 
 
 class _Actor:
