@@ -82,10 +82,16 @@ def test_what_each_step_adds_is_the_difference_by_their_number() -> None:
 
 
 def test_a_goal_may_be_about_a_percentile_and_nothing_is_divided_by_zero() -> None:
-    known = {Name.RECOVERY: figure_of("recovery", Name.RECOVERY, Unit.SECONDS, [1.0, 2.0, 3.0])}
-    assert judge(goal(Sum((Name.RECOVERY,))), known) == 2.0
-    assert judge(goal(Sum((Name.RECOVERY,), At.P99)), known) == pytest.approx(2.98)
+    known = {Name.RECOVERY: figure_of("recovery", Name.RECOVERY, Unit.SECONDS, [float(n) for n in range(101)])}
+    assert judge(goal(Sum((Name.RECOVERY,))), known) == 50
+    assert judge(goal(Sum((Name.RECOVERY,), At.P99)), known) == 99
     assert judge(goal(Sum((Name.CALL,)), Sum((Name.PAIR,))), figures(CALL=1.0, PAIR=0.0)) is None
+
+
+def test_the_99th_percentile_of_a_handful_is_no_verdict() -> None:
+    known = {Name.RECOVERY: figure_of("recovery", Name.RECOVERY, Unit.SECONDS, [1.0] * 99)}
+    assert judge(goal(Sum((Name.RECOVERY,))), known) == 1.0
+    assert judge(goal(Sum((Name.RECOVERY,), At.P99)), known) is None
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,8 @@ def test_names_are_unique_and_every_goal_is_measured_unless_something_is_missing
     assert len(names) == len(set(names))
     assert [goal["name"] for goal in whole["goals"]] == [goal.name for goal in GOALS]
     unmeasured = [goal["name"] for goal in whole["goals"] if goal["value"] is None]
-    assert unmeasured == ([] if os.geteuid() == 0 else ["private memory of an idle worker"])
+    too_few = ["kill -9 to next answer, p99"]  # of which one block has a handful
+    assert unmeasured == too_few + ([] if os.geteuid() == 0 else ["private memory of an idle worker"])
     assert set(whole["missing"]) & set(names) == set()
 
 

@@ -24,9 +24,13 @@ class At(StrEnum):
     P99 = "p99"
 
 
+#: A 99th percentile of fewer is the worst of a handful.
+_SAMPLES_FOR_P99: Final = 100
+
+
 @dataclass(frozen=True, slots=True)
 class Sum:
-    """Of these figures."""
+    """Of these figures; their 99th percentiles as far as they have a hundred samples."""
 
     names: tuple[Name, ...]
     at: At = At.P50
@@ -238,8 +242,8 @@ def judge(goal: Goal, figures: Mapping[str, Figure]) -> float | None:
 def _value(term: Term, figures: Mapping[str, Figure]) -> float | None:
     match term:
         case Sum(names, at):
-            parts = [figures.get(name) for name in names]
-            measured = [figure.p99 if at is At.P99 else figure.p50 for figure in parts if figure is not None]
+            parts = [_percentile(figures.get(name), at) for name in names]
+            measured = [part for part in parts if part is not None]
             return sum(measured) if len(measured) == len(names) else None
         case Least(names):
             return min((figures[name].p50 for name in names if name in figures), default=None)
@@ -249,3 +253,11 @@ def _value(term: Term, figures: Mapping[str, Figure]) -> float | None:
             return (figures[with_them].p50 - figures[without].p50) / times
         case _:
             assert_never(term)
+
+
+def _percentile(figure: Figure | None, at: At) -> float | None:
+    if figure is None:
+        return None
+    if at is At.P50:
+        return figure.p50
+    return figure.p99 if figure.samples >= _SAMPLES_FOR_P99 else None

@@ -22,8 +22,8 @@ from isoplug.supervisor.supervisor import Supervisor
 
 __all__ = ["measure", "recovery_seconds"]
 
-#: So that a block of isoplug's own has enough of them for a 99th percentile.
-_KILLS = 4
+#: Of isoplug's worker in a block, so that a short run has enough of them for a 99th percentile.
+_KILLS = 20
 _PLUGIN = plugin_id(0)
 
 
