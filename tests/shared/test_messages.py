@@ -29,6 +29,7 @@ from isoplug.shared.messages import (
     decode_from_worker,
     decode_to_worker,
     encode,
+    encode_in_pieces,
 )
 
 FROM_WORKER = (Hello, Loaded, LoadFailed, HostCall, Notice, Returned, Failed)
@@ -66,6 +67,17 @@ def test_what_a_supervisor_encodes_the_worker_decodes(message: Any) -> None:
     decoded = decode_to_worker(encode(message))
     assert decoded == message
     assert type(decoded) is type(message)
+
+
+@pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 65_537, 1 << 20])
+def test_a_message_in_pieces_is_the_same_message(size: int) -> None:
+    for message in (Returned(1, bytes(size)), HostCall(1, 2, "host_log", bytes(size))):
+        pieces = encode_in_pieces(message)
+        assert decode_from_worker(b"".join(pieces)) == message
+        assert len(pieces) == (2 if size >= 65_536 else 1)
+    answer = Answer(1, 2, bytes(size))
+    assert decode_to_worker(b"".join(encode_in_pieces(answer))) == answer
+    assert b"".join(encode_in_pieces(Load())) == encode(Load())
 
 
 @given(st.binary(max_size=400))
@@ -147,6 +159,7 @@ def test_these_frames_are_malformed(frame: bytes) -> None:
         b"\x98" + b"\x90" * 1_000_000,
         b"\xdc\xff\xff" + b"\x00" * 65_535,
         b"\x00" * 1_000_000,
+        b"\x95\x91\x01\x91\x01\x91\x01\x91\x01" * 100_000,  # messages in messages
         b"\x93\x05\x00" + b"\xdd\x00\x0f\xff\xff" + b"\xc0" * 1_000_000,
     ],
 )

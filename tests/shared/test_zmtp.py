@@ -14,7 +14,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed
+from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed, framed_in_pieces
 
 MOST = 1000
 GREETING, READY = HANDSHAKE[:64], HANDSHAKE[64:]
@@ -25,7 +25,7 @@ def taken(inflow: Inflow) -> list[bytes]:
     """Every whole message."""
     messages = []
     while (message := inflow.take()) is not None:
-        messages.append(message)
+        messages.append(bytes(message))
     return messages
 
 
@@ -59,7 +59,7 @@ def received(connection: socket.socket, inflow: Inflow) -> bytes:
         data = connection.recv(1 << 16)
         assert data, "the peer has hung up"
         inflow.feed(data)
-    return message
+    return bytes(message)
 
 
 @pytest.fixture(scope="module")
@@ -206,6 +206,40 @@ def test_a_short_frame_counts_against_the_limit_as_well() -> None:
 
 def test_a_long_frame_of_a_few_bytes_is_a_message() -> None:
     assert fed(HANDSHAKE, b"\2" + bytes(8), b"\2" + (3).to_bytes(8, "big") + b"abc") == [b"", b"abc"]
+
+
+@pytest.mark.parametrize("size", [1, 255, 256, 20_000, 300_000])
+def test_a_message_in_pieces_is_the_same_on_the_wire(size: int) -> None:
+    message = bytes(size)
+    assert b"".join(framed_in_pieces([message[: size // 2], message[size // 2 :]])) == framed(message)
+
+
+def test_a_buffer_grows_with_what_arrives_and_not_with_what_is_announced() -> None:
+    inflow = Inflow(1 << 30)
+    inflow.feed(HANDSHAKE)
+    assert inflow.take() is None
+    inflow.feed(b"\2" + (1 << 29).to_bytes(8, "big"))
+    arrived, longest = 9, 0
+    while arrived < 4 << 20:
+        assert inflow.take() is None
+        room = inflow.room()
+        longest = max(longest, arrived + len(room))
+        assert longest <= max(16 << 10, 4 * arrived)
+        inflow.arrived(len(room))
+        arrived += len(room)
+
+
+def test_long_messages_do_not_get_mixed_up_in_a_buffer_that_is_used_again() -> None:
+    first, second = Inflow(1 << 20), Inflow(1 << 20)
+    for inflow, filling in ((first, b"a"), (second, b"b"), (first, b"c"), (first, b"d"), (second, b"e")):
+        wire = framed(filling * 500_000)
+        if inflow.is_empty and filling in (b"a", b"b"):
+            wire = HANDSHAKE + wire
+        for start in range(0, len(wire), 7_777):
+            inflow.feed(wire[start : start + 7_777])
+            if (message := inflow.take()) is not None:
+                assert message == filling * 500_000
+        assert inflow.is_empty
 
 
 def test_it_is_empty_when_everything_was_taken_and_only_then() -> None:

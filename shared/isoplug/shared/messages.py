@@ -10,13 +10,15 @@ came through already does. The order of a worker's life:
     worker → Returned | Failed
     supervisor → Stop
 
-``decode`` is the only way in. It accepts exactly these shapes and raises ``MalformedMessage`` for everything else; a
-nested array is refused as soon as the first one closes, so a frame cannot grow into more memory than its own size.
+``decode`` is the only way in. It accepts exactly these shapes and raises ``MalformedMessage`` for everything else; an
+array within another is refused when the outer one closes at the latest, so a frame cannot grow into much more memory
+than its own size.
 """
 
 from __future__ import annotations
 
-from itertools import count
+import struct
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
 import msgpack
@@ -43,6 +45,7 @@ __all__ = [
     "decode_from_worker",
     "decode_to_worker",
     "encode",
+    "encode_in_pieces",
 ]
 
 #: Version of this file's messages. Both sides come from one installation; the check catches a half-done upgrade.
@@ -144,6 +147,11 @@ _TAGS = {kind: tag for kinds in (_FROM_WORKER, _TO_WORKER) for tag, kind in enum
 _FIELDS = {kind: tuple(get_type_hints(kind).values()) for kind in _TAGS}
 _LONGEST = 1 + max(len(fields) for fields in _FIELDS.values())
 
+#: From here on a payload is worth not being copied; msgpack writes its length with 32 bits.
+_LONG_BYTES = 64 * 1024
+#: Of msgpack: empty bytes, and what stands before long ones (0xc6, their length).
+_NO_BYTES, _LONG_BINARY = b"\xc4\x00", struct.Struct(">BI")
+
 
 def encode(message: FromWorker | ToWorker) -> bytes:
     """The frame of ``message``."""
@@ -151,31 +159,51 @@ def encode(message: FromWorker | ToWorker) -> bytes:
     return frame
 
 
-def decode_from_worker(frame: bytes) -> FromWorker:
-    """Parse a frame that a worker sent. Raises MalformedMessage, and nothing else."""
-    message: FromWorker = _decode(frame, _FROM_WORKER)
+def encode_in_pieces(message: FromWorker | ToWorker) -> list[bytes]:
+    """What ``encode`` answers; a long payload, which is always the last field, is a piece by itself, uncopied."""
+    payload = message[-1] if message else None
+    if type(payload) is not bytes or len(payload) < _LONG_BYTES:
+        return [encode(message)]
+    head: bytes = msgpack.packb((_TAGS[type(message)], *message[:-1], b""))
+    return [head.removesuffix(_NO_BYTES) + _LONG_BINARY.pack(0xC6, len(payload)), payload]
+
+
+def decode_from_worker(frame: bytes | memoryview) -> FromWorker:
+    """Parse a frame that a worker sent; nothing of it is kept. Raises MalformedMessage, and nothing else."""
+    message: FromWorker = _decode(frame, _message_from_worker)
     return message
 
 
-def decode_to_worker(frame: bytes) -> ToWorker:
-    """Parse a frame that a supervisor sent. Raises MalformedMessage, and nothing else."""
-    message: ToWorker = _decode(frame, _TO_WORKER)
+def decode_to_worker(frame: bytes | memoryview) -> ToWorker:
+    """Parse a frame that a supervisor sent; nothing of it is kept. Raises MalformedMessage, and nothing else."""
+    message: ToWorker = _decode(frame, _message_to_worker)
     return message
 
 
-def _decode(frame: bytes, kinds: tuple[type[Any], ...]) -> Any:
-    arrays = count()
+def _reader(kinds: tuple[type[Any], ...]) -> Callable[[list[Any]], Any]:
+    """What makes a message of an array when that closes. One within another closes first: it is a message by itself or
+    malformed, and as a field of the other that is malformed at the latest."""
+    shapes = {tag: (kind, (int, *_FIELDS[kind])) for tag, kind in enumerate(kinds)}
 
-    def only_one(items: list[Any]) -> list[Any]:
-        # Called when an array closes, innermost first: a second call means that the first was nested.
-        if next(arrays):
-            raise ValueError("nested array")
-        return items
+    def message_of(items: list[Any]) -> Any:
+        kind, types = shapes.get(items[0], _NO_SHAPE) if items else _NO_SHAPE
+        if tuple(map(type, items)) != types:
+            raise ValueError(f"the fields of {kind.__name__} have other types" if kind else "no known tag")
+        return tuple.__new__(kind, items[1:])
 
+    return message_of
+
+
+_NO_SHAPE: tuple[Any, tuple[type[Any], ...] | None] = (None, None)
+_message_from_worker = _reader(_FROM_WORKER)
+_message_to_worker = _reader(_TO_WORKER)
+
+
+def _decode(frame: bytes | memoryview, message_of: Callable[[list[Any]], Any]) -> Any:
     try:
-        items = msgpack.unpackb(
+        message = msgpack.unpackb(
             frame,
-            list_hook=only_one,
+            list_hook=message_of,
             max_array_len=_LONGEST,
             max_map_len=0,
             max_ext_len=0,
@@ -184,10 +212,6 @@ def _decode(frame: bytes, kinds: tuple[type[Any], ...]) -> Any:
         )
     except (ValueError, TypeError, RecursionError) as error:  # msgpack's own exceptions are ValueErrors
         raise MalformedMessage(f"not a message: {error}") from error
-    if type(items) is not list or not items or type(items[0]) is not int or not 0 <= items[0] < len(kinds):
-        raise MalformedMessage("not a message: no known tag")
-    kind = kinds[items[0]]
-    fields = items[1:]
-    if tuple(map(type, fields)) != _FIELDS[kind]:
-        raise MalformedMessage(f"not a message: the fields of {kind.__name__} have other types")
-    return kind(*fields)
+    if type(message) not in _TAGS:
+        raise MalformedMessage("not a message: no array")
+    return message

@@ -13,7 +13,10 @@ A part of a longer message, a command after READY, or a frame that is too long i
 
 from __future__ import annotations
 
-__all__ = ["HANDSHAKE", "Inflow", "Malformed", "framed"]
+from collections.abc import Sequence
+from contextlib import suppress
+
+__all__ = ["HANDSHAKE", "Inflow", "Malformed", "framed", "framed_in_pieces"]
 
 _GREETING_BYTES = 64
 _SIGNATURE_START, _SIGNATURE_END = 0xFF, 0x7F
@@ -37,42 +40,93 @@ _READY = _READY_NAME + _SOCKET_TYPE
 HANDSHAKE = _GREETING + bytes([_COMMAND, len(_READY)]) + _READY
 
 
+#: A buffer to begin with: most messages are shorter, and there is one for each worker.
+_BUFFER_BYTES = 16 * 1024
+#: How much longer a buffer may be than what is in it.
+_GROWTH = 4
+#: The last buffer that was longer, at most one for the process: pages that are new for every long message take longer
+#: than all that is done with it. Of the longest messages nothing stays.
+_SPARE_BYTES = 12 << 20
+_spare: list[memoryview] = []
+
+
 class Malformed(Exception):
     """The other side does not speak the protocol; the text says how."""
 
 
 def framed(message: bytes) -> bytes:
     """``message`` as it goes over the wire."""
-    size = len(message)
+    return _header(len(message)) + message
+
+
+def framed_in_pieces(message: Sequence[bytes]) -> list[bytes]:
+    """The same for a message in pieces, of which only the first is copied."""
+    first, *others = message
+    return [_header(sum(map(len, message))) + first, *others]
+
+
+def _header(size: int) -> bytes:
     if size <= _SHORT_BYTES:
-        return bytes((0, size)) + message
-    return bytes((_LONG,)) + size.to_bytes(8, "big") + message
+        return bytes((0, size))
+    return bytes((_LONG,)) + size.to_bytes(8, "big")
 
 
 class Inflow:
-    """What the other side sends: ``feed`` takes bytes as they come, ``take`` gives whole messages.
+    """What the other side sends. Who reads puts it into ``room``, says how much has ``arrived``, and may then ``take``
+    whole messages, and ``release`` each; when there is none left, there is ``room`` again.
 
-    Holds at most one frame of ``max_bytes`` and what was fed beyond it, as long as ``feed`` is called only after
-    ``take`` had nothing.
+    Holds at most one frame of ``max_bytes`` and what came with its end. An announced size alone takes no memory: the
+    buffer is at most a few times as long as what is in it.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._buffer = bytearray()
         self._has_greeted = False
         self._is_ready = False
+        self._buffer = self._own = memoryview(bytearray(_BUFFER_BYTES))
+        self._begin = self._end = 0  # of what has arrived and was not taken
+        self._frame_bytes = 0  # of the frame at ``_begin`` with its header, once that has arrived
 
     @property
     def is_empty(self) -> bool:
         """Nothing has arrived that was not taken."""
-        return not self._buffer
+        return self._begin == self._end
+
+    def room(self) -> memoryview:
+        """Where the next bytes belong, never empty. What was taken is overwritten."""
+        self.release()
+        if self._end == len(self._buffer):
+            self._make_room()
+        return self._buffer[self._end :]
+
+    def release(self) -> None:
+        """What was taken is not looked at any more: the memory of a long message is for whoever needs it next."""
+        if self._begin != self._end:
+            return
+        self._begin = self._end = 0
+        if self._buffer is not self._own:
+            if len(self._buffer) <= _SPARE_BYTES:
+                _spare[:] = (self._buffer,)
+            self._buffer = self._own
+
+    def arrived(self, count: int) -> None:
+        """``count`` bytes have been put into ``room``."""
+        self._end += count
 
     def feed(self, data: bytes) -> None:
-        self._buffer += data
+        """``data`` has arrived, however long it is."""
+        rest = memoryview(data)
+        while rest:
+            room = self.room()
+            count = min(len(room), len(rest))
+            room[:count] = rest[:count]
+            self.arrived(count)
+            rest = rest[count:]
 
-    def take(self) -> bytes | None:
-        """The next message, or None when it has not arrived yet. Raises Malformed."""
-        if not self.has_shaken_hands():
+    def take(self) -> memoryview | None:
+        """The next message, or None when it has not arrived yet. It is valid until ``release``. Raises
+        Malformed."""
+        if not self._is_ready and not self.has_shaken_hands():
             return None
         frame = self._next_frame(self._max_bytes)
         if frame is None:
@@ -87,44 +141,65 @@ class Inflow:
         if self._is_ready:
             return True
         if not self._has_greeted:
-            if len(self._buffer) < _GREETING_BYTES:
+            if self._end < _GREETING_BYTES:
                 return False
-            _check_greeting(self._buffer)
-            del self._buffer[:_GREETING_BYTES]
+            _check_greeting(bytes(self._buffer[:_GREETING_BYTES]))
+            self._begin = _GREETING_BYTES
             self._has_greeted = True
         frame = self._next_frame(_READY_BYTES)
         if frame is None:
             return False
-        flags, body = frame
+        flags, body = frame[0], bytes(frame[1])
         if not flags & _COMMAND or not body.startswith(_READY_NAME) or _SOCKET_TYPE not in body:
             raise Malformed("no handshake of a PAIR socket")
         self._is_ready = True
         return True
 
-    def _next_frame(self, max_bytes: int) -> tuple[int, bytes] | None:
+    def _next_frame(self, max_bytes: int) -> tuple[int, memoryview] | None:
         """Flags and body."""
-        buffer = self._buffer
-        if len(buffer) < 2:
+        buffer, begin = self._buffer, self._begin
+        have = self._end - begin
+        if have < 2:
             return None
-        flags = buffer[0]
+        flags = buffer[begin]
         if flags & ~(_LONG | _COMMAND):
             raise Malformed("a message of several frames" if flags & _MORE else "a frame of an unknown kind")
         if not flags & _LONG:
-            begin, size = 2, buffer[1]
-        elif len(buffer) < 9:
+            before, size = 2, buffer[begin + 1]
+        elif have < 9:
             return None
         else:
-            begin, size = 9, int.from_bytes(buffer[1:9], "big")
+            before, size = 9, int.from_bytes(buffer[begin + 1 : begin + 9], "big")
         if size > max_bytes:
             raise Malformed(f"a frame of {size} bytes, {max_bytes} is the limit")
-        if len(buffer) < begin + size:
+        if have < before + size:
+            self._frame_bytes = before + size
             return None
-        body = bytes(memoryview(buffer)[begin : begin + size])
-        del buffer[: begin + size]
-        return flags, body
+        self._begin = end = begin + before + size
+        self._frame_bytes = 0
+        return flags, buffer[begin + before : end]
+
+    def _make_room(self) -> None:
+        """The buffer is full to its end."""
+        have = self._end - self._begin
+        wanted = self._frame_bytes if self._frame_bytes > have else 2 * have
+        size = max(_BUFFER_BYTES, min(wanted, _GROWTH * have))
+        buffer = self._buffer if size <= len(self._buffer) else _longer_buffer(size, self._frame_bytes)
+        buffer[:have] = self._buffer[self._begin : self._end]
+        self._buffer = buffer
+        self._begin, self._end = 0, have
 
 
-def _check_greeting(greeting: bytearray) -> None:
+def _longer_buffer(size: int, frame_bytes: int) -> memoryview:
+    """Of ``size`` at least; the spare one when a frame of ``frame_bytes`` fits into it."""
+    with suppress(IndexError):  # there is none, or another thread has just taken it
+        spare = _spare.pop()
+        if len(spare) >= max(size, frame_bytes):
+            return spare
+    return memoryview(bytearray(size))
+
+
+def _check_greeting(greeting: bytes) -> None:
     is_signed = greeting[0] == _SIGNATURE_START and greeting[9] == _SIGNATURE_END
     if not is_signed or greeting[10] < _MAJOR or greeting[12:32] != _MECHANISM:
         raise Malformed("no greeting of ZMTP 3")

@@ -7,15 +7,13 @@ sockets, with which descriptors and urgent bytes could be sent.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from isoplug.shared.limits import EXIT_PROTOCOL
-from isoplug.shared.messages import FromWorker, ToWorker, decode_to_worker, encode
-from isoplug.shared.zmtp import HANDSHAKE, Inflow, framed
+from isoplug.shared.messages import FromWorker, ToWorker, decode_to_worker, encode_in_pieces
+from isoplug.shared.zmtp import HANDSHAKE, Inflow, framed_in_pieces
 
 __all__ = ["Link"]
-
-#: Read at once; most messages are shorter.
-_CHUNK_BYTES = 64 * 1024
 
 
 class Link:
@@ -28,32 +26,34 @@ class Link:
         """``fd`` is this end of the socket, ``max_bytes`` bounds a frame."""
         self._fd = fd
         self._inflow = Inflow(max_bytes)
-        self._write(HANDSHAKE)
+        self._write([HANDSHAKE])
         while not self._inflow.has_shaken_hands():
             self._read()
 
     def send(self, message: FromWorker) -> None:
-        self._write(framed(encode(message)))
+        self._write(framed_in_pieces(encode_in_pieces(message)))
 
     def receive(self) -> ToWorker:
         """The next message. Raises MalformedMessage or Malformed when the supervisor's version is another one."""
-        while (message := self._inflow.take()) is None:
+        while (frame := self._inflow.take()) is None:
             self._read()
-        return decode_to_worker(message)
+        message = decode_to_worker(frame)
+        self._inflow.release()
+        return message
 
-    def _write(self, data: bytes) -> None:
-        rest = memoryview(data)
+    def _write(self, pieces: Sequence[bytes]) -> None:
         try:
-            while rest:  # a signal may come in between
-                rest = rest[os.write(self._fd, rest) :]
+            written = os.writev(self._fd, pieces)
         except ConnectionError:
             os._exit(EXIT_PROTOCOL)
+        if written != sum(map(len, pieces)):  # a signal came in between
+            self._write([b"".join(pieces)[written:]])
 
     def _read(self) -> None:
         try:
-            data = os.read(self._fd, _CHUNK_BYTES)
+            count = os.readv(self._fd, (self._inflow.room(),))
         except ConnectionError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             os._exit(EXIT_PROTOCOL)
-        self._inflow.feed(data)
+        self._inflow.arrived(count)

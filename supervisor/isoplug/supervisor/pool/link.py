@@ -16,8 +16,8 @@ from typing import TypeAlias
 
 from isoplug.shared.errors import SetupError
 from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
-from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode
-from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed
+from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode_in_pieces
+from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed_in_pieces
 from isoplug.supervisor.deadline import Deadline
 
 __all__ = ["Breach", "Gone", "Link", "Patience", "Silence", "open_pair"]
@@ -26,10 +26,6 @@ __all__ = ["Breach", "Gone", "Link", "Patience", "Silence", "open_pair"]
 _DYING_MS = 250
 #: Longest wait in one piece: a Ctrl-C that comes just before the system call does not interrupt it.
 _SLICE_MS = 500
-#: Read at once; more than the kernel holds for one socket by default.
-_CHUNK_BYTES = 256 * 1024
-#: As much at once as is no work for an event loop. The memory for a larger piece is a page fault each time.
-_SHORT_BYTES = 64 * 1024
 #: From <asm-generic/socket.h>, since Linux 6.16; Python has no name for it yet.
 _SO_PASSRIGHTS = 83
 
@@ -73,7 +69,7 @@ class Link:
 
     def send(self, message: ToWorker, deadline: Deadline) -> None:
         """Raises Gone, Breach, or Silence when the worker does not read what it is sent."""
-        self._send(framed(encode(message)), deadline)
+        self._send(framed_in_pieces(encode_in_pieces(message)), deadline)
 
     def receive(self, deadline: Deadline, patience: Patience | None = None) -> FromWorker:
         """The next message. Raises Silence, Gone or Breach, and what ``patience`` does.
@@ -82,13 +78,10 @@ class Link:
         """
         if deadline.has_passed:
             raise Silence
-        try:
-            while (message := self._inflow.take()) is None:
-                self._wait(self._poll, deadline, patience)
-                self._read()
-            return decode_from_worker(message)
-        except (MalformedMessage, Malformed) as error:
-            raise Breach(f"it sent {error}") from error
+        while (message := self._take()) is None:
+            self._wait(self._poll, deadline, patience)
+            self._read()
+        return message
 
     def try_receive(self) -> FromWorker | None:
         """The next message if it has arrived, as a whole. Does not wait. Raises Breach.
@@ -96,12 +89,8 @@ class Link:
         None as well when the worker has ended: ``receive`` finds out how, which may take a moment.
         """
         with suppress(OSError):
-            self._inflow.feed(self._socket.recv(_SHORT_BYTES))
-        try:
-            message = self._inflow.take()
-            return None if message is None else decode_from_worker(message)
-        except (MalformedMessage, Malformed) as error:
-            raise Breach(f"it sent {error}") from error
+            self._inflow.arrived(self._socket.recv_into(self._inflow.room()))
+        return self._take()
 
     def feed(self, data: bytes) -> None:
         """``data`` has come from the worker. For fault injection as well, when nobody receives."""
@@ -109,7 +98,7 @@ class Link:
 
     def send_raw(self, data: bytes, deadline: Deadline) -> None:
         """What is no message, or a part of one; for fault injection. Raises what ``send`` does."""
-        self._send(data, deadline)
+        self._send([data], deadline)
 
     def fileno(self) -> int:
         """What becomes readable when the worker has sent something, or has ended."""
@@ -136,29 +125,49 @@ class Link:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _send(self, data: bytes, deadline: Deadline) -> None:
-        rest = memoryview(data)
+    def _take(self) -> FromWorker | None:
+        """The next message, if it has arrived as a whole. Raises Breach."""
+        try:
+            frame = self._inflow.take()
+            if frame is None:
+                return None
+            message = decode_from_worker(frame)
+        except (MalformedMessage, Malformed) as error:
+            raise Breach(f"it sent {error}") from error
+        self._inflow.release()  # a worker may be idle for long, with a buffer for megabytes
+        return message
+
+    def _send(self, pieces: list[bytes], deadline: Deadline) -> None:
+        rest: list[bytes | memoryview] = [*pieces]
         while True:
             try:
-                rest = rest[self._socket.send(rest, socket.MSG_NOSIGNAL) :]
+                sent = self._send_now(rest)
             except BlockingIOError:
-                pass
+                sent = 0
             except OSError:  # the other end is closed
                 self._raise_end()
+            while rest and sent >= len(rest[0]):
+                sent -= len(rest.pop(0))
             if not rest:
                 return
+            rest[0] = memoryview(rest[0])[sent:]
             self._wait(self._poll_for(select.POLLOUT), deadline)
+
+    def _send_now(self, pieces: list[bytes | memoryview]) -> int:
+        if len(pieces) == 1:  # most messages; this takes less
+            return self._socket.send(pieces[0], socket.MSG_NOSIGNAL)
+        return self._socket.sendmsg(pieces, (), socket.MSG_NOSIGNAL)
 
     def _read(self) -> None:
         try:
-            data = self._socket.recv(_CHUNK_BYTES)
+            count = self._socket.recv_into(self._inflow.room())
         except BlockingIOError:
             return
         except OSError:
-            data = b""
-        if not data:
+            count = 0
+        if not count:
             self._raise_end()
-        self.feed(data)
+        self._inflow.arrived(count)
 
     def _poll_for(self, event: int) -> select.poll:
         """Of the socket, and of the process's end: somebody else may have a copy of a dead worker's socket."""
