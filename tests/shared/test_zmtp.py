@@ -24,8 +24,8 @@ MESSAGES = [b"", b"x", bytes(255), bytes(256), b"y" * 1000]
 def taken(inflow: Inflow) -> list[bytes]:
     """Every whole message."""
     messages = []
-    while (message := inflow.take()) is not None:
-        messages.append(bytes(message))
+    while (message := inflow.take(bytes)) is not None:
+        messages.append(message)
     return messages
 
 
@@ -55,11 +55,11 @@ def peer(folder: Path) -> Iterator[tuple[zmq.Socket[bytes], socket.socket]]:
 
 def received(connection: socket.socket, inflow: Inflow) -> bytes:
     """The next message."""
-    while (message := inflow.take()) is None:
+    while (message := inflow.take(bytes)) is None:
         data = connection.recv(1 << 16)
         assert data, "the peer has hung up"
         inflow.feed(data)
-    return bytes(message)
+    return message
 
 
 @pytest.fixture(scope="module")
@@ -217,11 +217,11 @@ def test_a_message_in_pieces_is_the_same_on_the_wire(size: int) -> None:
 def test_a_buffer_grows_with_what_arrives_and_not_with_what_is_announced() -> None:
     inflow = Inflow(1 << 30)
     inflow.feed(HANDSHAKE)
-    assert inflow.take() is None
+    assert inflow.take(bytes) is None
     inflow.feed(b"\2" + (1 << 29).to_bytes(8, "big"))
     arrived, longest = 9, 0
     while arrived < 4 << 20:
-        assert inflow.take() is None
+        assert inflow.take(bytes) is None
         room = inflow.room()
         longest = max(longest, arrived + len(room))
         assert longest <= max(16 << 10, 4 * arrived)
@@ -237,7 +237,7 @@ def test_long_messages_do_not_get_mixed_up_in_a_buffer_that_is_used_again() -> N
             wire = HANDSHAKE + wire
         for start in range(0, len(wire), 7_777):
             inflow.feed(wire[start : start + 7_777])
-            if (message := inflow.take()) is not None:
+            if (message := inflow.take(bytes)) is not None:
                 assert message == filling * 500_000
         assert inflow.is_empty
 

@@ -13,8 +13,10 @@ A part of a longer message, a command after READY, or a frame that is too long i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import mmap
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import TypeVar
 
 __all__ = ["HANDSHAKE", "Inflow", "Malformed", "framed", "framed_in_pieces"]
 
@@ -49,6 +51,8 @@ _GROWTH = 4
 _SPARE_BYTES = 12 << 20
 _spare: list[memoryview] = []
 
+_Read = TypeVar("_Read")
+
 
 class Malformed(Exception):
     """The other side does not speak the protocol; the text says how."""
@@ -73,7 +77,7 @@ def _header(size: int) -> bytes:
 
 class Inflow:
     """What the other side sends. Who reads puts it into ``room``, says how much has ``arrived``, and may then ``take``
-    whole messages, and ``release`` each; when there is none left, there is ``room`` again.
+    whole messages; when there is none left, there is ``room`` again.
 
     Holds at most one frame of ``max_bytes`` and what came with its end. An announced size alone takes no memory: the
     buffer is at most a few times as long as what is in it.
@@ -93,21 +97,12 @@ class Inflow:
         return self._begin == self._end
 
     def room(self) -> memoryview:
-        """Where the next bytes belong, never empty. What was taken is overwritten."""
-        self.release()
-        if self._end == len(self._buffer):
+        """Where the next bytes belong; never empty."""
+        if self._begin == self._end:
+            self._begin = self._end = 0
+        elif self._end == len(self._buffer):
             self._make_room()
         return self._buffer[self._end :]
-
-    def release(self) -> None:
-        """What was taken is not looked at any more: the memory of a long message is for whoever needs it next."""
-        if self._begin != self._end:
-            return
-        self._begin = self._end = 0
-        if self._buffer is not self._own:
-            if len(self._buffer) <= _SPARE_BYTES:
-                _spare[:] = (self._buffer,)
-            self._buffer = self._own
 
     def arrived(self, count: int) -> None:
         """``count`` bytes have been put into ``room``."""
@@ -123,9 +118,9 @@ class Inflow:
             self.arrived(count)
             rest = rest[count:]
 
-    def take(self) -> memoryview | None:
-        """The next message, or None when it has not arrived yet. It is valid until ``release``. Raises
-        Malformed."""
+    def take(self, read: Callable[[memoryview], _Read]) -> _Read | None:
+        """What ``read`` makes of the next message, or None when that has not arrived yet. What it is given is no
+        longer valid when it has returned. Raises Malformed, and what ``read`` does."""
         if not self._is_ready and not self.has_shaken_hands():
             return None
         frame = self._next_frame(self._max_bytes)
@@ -134,7 +129,10 @@ class Inflow:
         flags, message = frame
         if flags & _COMMAND:
             raise Malformed("a command instead of a message")
-        return message
+        result = read(message)
+        if self._buffer is not self._own and self._begin == self._end:
+            self._shrink()
+        return result
 
     def has_shaken_hands(self) -> bool:
         """The other side's handshake has arrived. Raises Malformed."""
@@ -179,6 +177,11 @@ class Inflow:
         self._frame_bytes = 0
         return flags, buffer[begin + before : end]
 
+    def _shrink(self) -> None:
+        if len(self._buffer) <= _SPARE_BYTES:
+            _spare[:] = (self._buffer,)
+        self._buffer = self._own
+
     def _make_room(self) -> None:
         """The buffer is full to its end."""
         have = self._end - self._begin
@@ -196,7 +199,11 @@ def _longer_buffer(size: int, frame_bytes: int) -> memoryview:
         spare = _spare.pop()
         if len(spare) >= max(size, frame_bytes):
             return spare
-    return memoryview(bytearray(size))
+    try:
+        # From the kernel, and back to it: freed from the heap, a long one would stay with the process.
+        return memoryview(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
+    except OSError as error:
+        raise MemoryError(f"no room for {size} bytes") from error
 
 
 def _check_greeting(greeting: bytes) -> None:

@@ -35,10 +35,8 @@ class Link:
 
     def receive(self) -> ToWorker:
         """The next message. Raises MalformedMessage or Malformed when the supervisor's version is another one."""
-        while (frame := self._inflow.take()) is None:
+        while (message := self._inflow.take(decode_to_worker)) is None:
             self._read()
-        message = decode_to_worker(frame)
-        self._inflow.release()
         return message
 
     def _write(self, pieces: Sequence[bytes]) -> None:

@@ -128,14 +128,9 @@ class Link:
     def _take(self) -> FromWorker | None:
         """The next message, if it has arrived as a whole. Raises Breach."""
         try:
-            frame = self._inflow.take()
-            if frame is None:
-                return None
-            message = decode_from_worker(frame)
+            return self._inflow.take(decode_from_worker)
         except (MalformedMessage, Malformed) as error:
             raise Breach(f"it sent {error}") from error
-        self._inflow.release()  # a worker may be idle for long, with a buffer for megabytes
-        return message
 
     def _send(self, pieces: list[bytes], deadline: Deadline) -> None:
         rest: list[bytes | memoryview] = [*pieces]
