@@ -116,11 +116,12 @@ class Choice:
 
 @contextmanager
 def _no_garbage() -> Iterator[None]:
-    """For imports, which leave none: looking for it is a tenth of the time that they take."""
+    """For imports, which leave none: looking for it is a tenth of the time that they take, and would be later, too."""
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         gc.enable()
 
 
@@ -203,7 +204,7 @@ def print_json(value: Any, indent: int | None = 2) -> None:
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")  # the shell may have closed it
     except UnicodeEncodeError:
         text = json.dumps(value, indent=indent)
     click.echo(text)
