@@ -316,3 +316,25 @@ def test_a_loop_that_ends_in_the_middle_of_a_call_ends_the_call(
         assert asyncio.run(supervisor.call(PROBE, "echo", b"next", timeout=20.0)) == b"next"
     finally:
         asyncio.run(supervisor.close())
+
+
+def test_loops_that_end_in_the_middle_of_calls_leave_all_seats_to_the_next(
+    plugins: PluginFolder, workspace: Workspace, tmp_path: Path
+) -> None:
+    plugins.add(PROBE)
+    supervisor = AsyncSupervisor(plugins_dir=plugins.path, workspace=workspace.path, state_dir=tmp_path / "state")
+
+    async def scenario() -> None:
+        lost = asyncio.create_task(supervisor.command(PROBE, "spin", timeout=60.0))
+        while supervisor.plugins[PROBE].status.state != "busy":
+            await asyncio.sleep(0.001)
+        assert not lost.done()  # and nobody awaits it
+
+    asyncio.run(supervisor.start())
+    try:
+        for _ in range(4):  # a plugin with one worker has two seats
+            asyncio.run(asyncio.wait_for(scenario(), WAIT_SECONDS))
+            wait_until(lambda: supervisor.plugins[PROBE].status.state == "ready")
+        assert asyncio.run(supervisor.call(PROBE, "echo", b"next", timeout=20.0)) == b"next"
+    finally:
+        asyncio.run(supervisor.close())

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from isoplug.shared.errors import PluginError, SupervisorClosed
 from isoplug.shared.lockdown import Protection
@@ -232,10 +233,11 @@ class AsyncSupervisor:
         supervisor, threads = self._started(), self._running()
         deadline, cancellation = supervisor.deadline(timeout), Cancellation()
         workers = supervisor.config.of_plugin(plugin_id).workers
-        await threads.seats.take(plugin_id, workers + 1, deadline)
+        seats = threads.seats()
+        await seats.take(plugin_id, workers + 1, deadline)
         steps = begin(deadline, cancellation, not threads.habits.begins_in_thread(plugin_id, what))
         call = CallOnLoop(
-            steps, deadline, cancellation, threads.lookout, threads.calls, partial(threads.seats.give_back, plugin_id)
+            steps, deadline, cancellation, threads.lookout, threads.calls, partial(seats.give_back, plugin_id)
         )
         try:
             return await call.result()
@@ -271,12 +273,22 @@ class _Threads:
     """Those of one supervisor. Calls have seats; whatever else is done has threads of its own."""
 
     def __init__(self, settings: Calls) -> None:
+        self._settings = settings
         self.habits = Habits()
         self.lookout = Lookout()
-        self.seats = Seats(settings.async_threads, settings.queue)
+        # Each loop has its own: one that has ended gives no seat back.
+        self._seats: WeakKeyDictionary[asyncio.AbstractEventLoop, Seats] = WeakKeyDictionary()
         self.calls = ThreadPoolExecutor(settings.async_threads, "isoplug-async")
         self.changes = ThreadPoolExecutor(_CHANGES, "isoplug-change")
         self.looks = ThreadPoolExecutor(_LOOKS, "isoplug-look")
+
+    def seats(self) -> Seats:
+        """The running loop's."""
+        loop = asyncio.get_running_loop()
+        seats = self._seats.get(loop)
+        if seats is None:
+            seats = self._seats[loop] = Seats(self._settings.async_threads, self._settings.queue)
+        return seats
 
     def close(self) -> None:
         self.lookout.close()

@@ -1,7 +1,7 @@
 """Which of an event loop's calls may have a thread: first come, first served within a plugin, and no plugin has more
 seats than it can use, so that one that hangs leaves the others theirs.
 
-Used by one event loop, in its thread, so nothing here is locked.
+Of one event loop, used in its thread, so nothing here is locked.
 """
 
 from __future__ import annotations
