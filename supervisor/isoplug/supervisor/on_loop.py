@@ -118,10 +118,13 @@ class CallOnLoop(Generic[_T]):
             self._go_on_in_thread()
 
     def _go_on_in_thread(self) -> None:
+        rest = [self._finish]
         try:
-            self._threads.submit(self._finish)
-        except RuntimeError:  # there are none any more: it was closed meanwhile, and the call will not wait
-            self._finish()
+            self._threads.submit(_take, rest)
+        except RuntimeError:
+            # It was closed meanwhile, and the call will not wait; or no more threads can be started, and then one that
+            # there is comes to it all the same.
+            _take(rest)
 
     def _finish(self) -> None:
         try:
@@ -147,3 +150,12 @@ class CallOnLoop(Generic[_T]):
         if self._watched_fd is not None:
             self._lookout.forget(self._watched_fd)
             self._go_on_in_thread()
+
+
+def _take(rest: list[Callable[[], None]]) -> None:
+    """For whoever comes first."""
+    try:
+        work = rest.pop()
+    except IndexError:
+        return
+    work()
