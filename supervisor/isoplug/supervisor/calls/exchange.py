@@ -47,7 +47,11 @@ def exchange(
     patience = budget.begin()
     if link is not None and (len(data) > AT_ONCE_BYTES or patience is not None):
         yield None
-    wire.send(Invoke(call, export, data), deadline)
+    if link is None:
+        wire.send(Invoke(call, export, data), deadline)
+    elif rest := link.try_send(Invoke(call, export, data)):  # no honest worker has left anything unread
+        yield None
+        link.send_rest(rest, deadline)
     while True:
         if link is None:
             message = wire.receive(deadline, patience)

@@ -32,6 +32,8 @@ _SO_PASSRIGHTS = 83
 
 #: Asked before each wait for a worker how many seconds it may last. May raise.
 Patience: TypeAlias = Callable[[], float]
+#: Of a message, in pieces: what was not sent yet.
+Rest: TypeAlias = list[bytes | memoryview]
 
 
 class Silence(Exception):
@@ -69,7 +71,26 @@ class Link:
 
     def send(self, message: ToWorker, deadline: Deadline) -> None:
         """Raises Gone, Breach, or Silence when the worker does not read what it is sent."""
-        self._send(framed_in_pieces(encode_in_pieces(message)), deadline)
+        self.send_rest([*framed_in_pieces(encode_in_pieces(message))], deadline)
+
+    def try_send(self, message: ToWorker) -> Rest:
+        """What is left of it, because the socket took no more, or none: for ``send_rest``. Does not wait."""
+        rest: Rest = [*framed_in_pieces(encode_in_pieces(message))]
+        with suppress(OSError):
+            _drop(rest, self._send_now(rest))
+        return rest
+
+    def send_rest(self, rest: Rest, deadline: Deadline) -> None:
+        """Raises what ``send`` does."""
+        while rest:
+            try:
+                _drop(rest, self._send_now(rest))
+            except BlockingIOError:
+                pass
+            except OSError:  # the other end is closed
+                self._raise_end()
+            if rest:
+                self._wait(self._poll_for(select.POLLOUT), deadline)
 
     def receive(self, deadline: Deadline, patience: Patience | None = None) -> FromWorker:
         """The next message. Raises Silence, Gone or Breach, and what ``patience`` does.
@@ -98,7 +119,7 @@ class Link:
 
     def send_raw(self, data: bytes, deadline: Deadline) -> None:
         """What is no message, or a part of one; for fault injection. Raises what ``send`` does."""
-        self._send([data], deadline)
+        self.send_rest([data], deadline)
 
     def fileno(self) -> int:
         """What becomes readable when the worker has sent something, or has ended."""
@@ -132,23 +153,7 @@ class Link:
         except (MalformedMessage, Malformed) as error:
             raise Breach(f"it sent {error}") from error
 
-    def _send(self, pieces: list[bytes], deadline: Deadline) -> None:
-        rest: list[bytes | memoryview] = [*pieces]
-        while True:
-            try:
-                sent = self._send_now(rest)
-            except BlockingIOError:
-                sent = 0
-            except OSError:  # the other end is closed
-                self._raise_end()
-            while rest and sent >= len(rest[0]):
-                sent -= len(rest.pop(0))
-            if not rest:
-                return
-            rest[0] = memoryview(rest[0])[sent:]
-            self._wait(self._poll_for(select.POLLOUT), deadline)
-
-    def _send_now(self, pieces: list[bytes | memoryview]) -> int:
+    def _send_now(self, pieces: Rest) -> int:
         if len(pieces) == 1:  # most messages; this takes less
             return self._socket.send(pieces[0], socket.MSG_NOSIGNAL)
         return self._socket.sendmsg(pieces, (), socket.MSG_NOSIGNAL)
@@ -188,6 +193,13 @@ class Link:
         if _is_readable(self._pidfd, _DYING_MS):
             raise Gone
         raise Breach("it closed its socket")
+
+
+def _drop(rest: Rest, sent: int) -> None:
+    while rest and sent >= len(rest[0]):
+        sent -= len(rest.pop(0))
+    if sent:
+        rest[0] = memoryview(rest[0])[sent:]
 
 
 def _refuse_descriptors(connection: socket.socket) -> None:
