@@ -36,12 +36,12 @@ class Lookout:
         self.loop.add_reader(self._epoll.fileno(), self._look)
 
     def watch(self, fd: int, until: float, on_sight: OnSight) -> None:
-        """``until`` is an instant of ``time.monotonic``."""
-        self._watched[fd] = until, on_sight
+        """``until`` is an instant of ``time.monotonic``. Raises OSError when the kernel cannot watch another one."""
         try:
             self._epoll.modify(fd, _ONCE)
         except FileNotFoundError:  # for the first time; a descriptor that is closed leaves by itself
             self._epoll.register(fd, _ONCE)
+        self._watched[fd] = until, on_sight
         if until < self._round_at:
             self._plan_round(until)
 

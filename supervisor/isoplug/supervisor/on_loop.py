@@ -107,7 +107,10 @@ class CallOnLoop(Generic[_T]):
             return
         self._watched_fd, self._has_watched = link.fileno(), True
         until = min(self._deadline.at, time.monotonic() + _PATIENCE_SECONDS)
-        self._lookout.watch(self._watched_fd, until, self._has_come)
+        try:
+            self._lookout.watch(self._watched_fd, until, self._has_come)
+        except OSError:  # the kernel has no room for another (``epoll_ctl``): a thread needs none
+            self._has_come(False)
 
     def _has_come(self, is_readable: bool) -> None:
         self._watched_fd = None
