@@ -12,7 +12,7 @@ from isoplug.supervisor.bench.ground import PAYLOAD, lay_out, plugin_id
 from isoplug.supervisor.bench.lab import Lab
 from isoplug.supervisor.bench.names import Name
 
-__all__ = ["measure"]
+__all__ = ["measure", "rate"]
 
 _CALLERS = {Name.ONE_CALLER: 1, "2 callers": 2, Name.FOUR_CALLERS: 4, "8 callers": 8, Name.MOST_CALLERS: 32}
 #: Blocks are longer here, or starting 32 threads would count.
@@ -25,13 +25,16 @@ def measure(lab: Lab) -> Sequence[Figure]:
     def call(number: int) -> None:
         supervisor.call(plugin_id(number), "echo", PAYLOAD)
 
-    return lab.interleaved([Candidate(name, _rate(call, count), Unit.PER_SECOND) for name, count in _CALLERS.items()])
+    return lab.interleaved([Candidate(name, rate(call, count), Unit.PER_SECOND) for name, count in _CALLERS.items()])
 
 
-def _rate(call: Callable[[int], None], callers: int) -> Block:
+def rate(call: Callable[[int], None], callers: int) -> Block:
+    """How often so many threads make ``call``, which gets the thread's number. Whatever ends the block, they have ended
+    as well: what they call is about to be closed."""
+
     def block(seconds: float) -> list[float]:
         counts = [0] * callers
-        start = threading.Barrier(callers + 1)
+        start = threading.Event()
         end = 0.0
 
         def work(number: int) -> None:
@@ -41,13 +44,20 @@ def _rate(call: Callable[[int], None], callers: int) -> Block:
                 counts[number] += 1
 
         threads = [threading.Thread(target=work, args=(number,)) for number in range(callers)]
-        for thread in threads:
-            thread.start()
-        begin = time.perf_counter()
-        end = begin + seconds * _TIMES_AS_LONG
-        start.wait()
-        for thread in threads:
-            thread.join()
-        return [sum(counts) / (time.perf_counter() - begin)]
+        try:
+            for thread in threads:
+                thread.start()
+            begin = time.perf_counter()
+            end = begin + seconds * _TIMES_AS_LONG
+            start.set()
+            for thread in threads:
+                thread.join()
+            return [sum(counts) / (time.perf_counter() - begin)]
+        finally:
+            end = 0.0
+            start.set()
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
 
     return block
