@@ -215,8 +215,19 @@ def test_a_full_disk_costs_the_file_and_not_the_table(
     out, err = bench(tmp_path, "--from", str(a_file), *arguments, codes=(2,))
     assert "isoplug call" in out
     assert "setup_error: cannot write full/b.json: No space left on device; free space, or name another file" in err
+    assert "\n      cannot write full/b.svg: No space left on device" in err  # each file that is not there is named
     assert (tmp_path / "b.png").exists()
     assert list((tmp_path / "full").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measured(
+    tmp_path: Path, mounted: Callable[..., None]
+) -> None:
+    (tmp_path / "full").mkdir()
+    mounted(tmp_path / "full", "-t", "tmpfs", "-o", "ro")
+    for option, name in (("--json", "b.json"), ("--picture", "b.svg")):
+        _, err = bench(tmp_path, option, f"full/{name}", codes=(2,))
+        assert err == f"isoplug: setup_error: {option}: cannot write in {tmp_path}/full; name another folder\n"
 
 
 def test_a_temporary_folder_that_is_full_is_one_line(tmp_path: Path, mounted: Callable[..., None]) -> None:

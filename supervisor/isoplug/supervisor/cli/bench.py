@@ -28,7 +28,7 @@ _MAX_REPORT_BYTES = 16 << 20
 @click.command()
 @click.option("--only", metavar="NAMES", help="These sections: calls,storage. Default: all; see --list.")
 @click.option("--short", is_flag=True, help="Measure less: for a minute or two, and more noise.")
-@click.option("--blocks", type=click.IntRange(1, 10_000), metavar="N", help="How often each candidate has its turn.")
+@click.option("--blocks", type=click.IntRange(1, 10_000), metavar="N", help="Turns of each candidate: 30, --short 6.")
 @click.option("--json", "json_to", metavar="FILE", help="Write the report as JSON; - is stdout, in place of the table.")
 @click.option(
     "--picture",
@@ -79,7 +79,8 @@ def bench(
         _check_picture(path)
     if json_to not in (None, "-"):
         require_writable(Path(json_to), "--json")
-    report = _measured(names, short, blocks) if source is None else _read(source)
+    with put_away_when_stopped():
+        report = _measured(names, short, blocks) if source is None else _read(source)
     _write(report, json_to, pictures)
     sys.exit(_exit_code(report, strict))
 
@@ -108,7 +109,7 @@ def _measured(names: list[str] | None, short: bool, blocks: int | None) -> Repor
     sections = SECTIONS if names is None else sections_named(names)
     pace = SHORT if short else FULL
     settings = Settings(sections, pace if blocks is None else replace(pace, blocks=blocks))
-    with put_away_when_stopped(), progress_bar(is_wanted=True) as show:
+    with progress_bar(is_wanted=True) as show:
         return run(settings, lambda section, share: show(section, share, ""))
 
 
@@ -145,9 +146,9 @@ def _write(report: Report, json_to: str | None, pictures: tuple[Path, ...]) -> N
             write_output(path, content())
             click.echo(f"isoplug: wrote {path}", err=True)
         except SetupError as error:
-            failures.append(error)
+            failures.append(str(error))
     if failures:
-        raise failures[0]
+        raise SetupError("\n  ".join(failures))
 
 
 def _exit_code(report: Report, strict: bool) -> int:

@@ -17,7 +17,7 @@ def require_writable(path: Path, option: str) -> None:
     if not path.parent.is_dir():
         raise SetupError(f"{option}: {path.parent} is not a folder; make it, or name another")
     if not os.access(path.parent, os.W_OK):
-        raise SetupError(f"{option}: cannot write in {path.parent.resolve()}; name another folder by --report")
+        raise SetupError(f"{option}: cannot write in {path.parent.resolve()}; name another folder")
 
 
 def write_output(path: Path, content: bytes) -> None:
