@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
@@ -15,20 +16,49 @@ __all__ = ["put_away_when_stopped"]
 _STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
+#: What swallowed the exception has ended by then.
+_AGAIN_SECONDS = 0.02
+
+
+class _Stopped(SystemExit):
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = number
+
+
 @contextmanager
 def put_away_when_stopped() -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run in order, so that nothing of it stays behind, and with a code of their own:
     1 would be a verdict."""
 
     def stop(number: int, _frame: object) -> NoReturn:
+        click.echo("isoplug: stopping; a run that was stopped has no result", err=True)
+        end(number, None)
+
+    def end(number: int, _frame: object) -> NoReturn:
         for one in _STOPPING:
             signal.signal(one, signal.SIG_IGN)  # a second one must not interrupt the tidying
-        click.echo("isoplug: stopping; a run that was stopped has no result", err=True)
-        sys.exit(128 + number)
+        raise _Stopped(number)
 
+    def end_again(unraisable: sys.UnraisableHookArgs) -> None:
+        """Finalizers and callbacks of weak references run in the main thread too, and Python swallows what is raised in
+        them: the run would go on, deaf to signals."""
+        error = unraisable.exc_value
+        if not isinstance(error, _Stopped):
+            hook_before(unraisable)
+            return
+        signal.signal(error.number, end)
+        main_thread = threading.main_thread().ident
+        assert main_thread is not None
+        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (main_thread, error.number))
+        again.daemon = True
+        again.start()
+
+    hook_before, sys.unraisablehook = sys.unraisablehook, end_again
     before = {number: signal.signal(number, stop) for number in _STOPPING}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        sys.unraisablehook = hook_before
