@@ -93,6 +93,8 @@ class CallOnLoop(Generic[_T]):
         except BaseException as error:
             self._end(None, error)
             if not isinstance(error, Exception):  # an interrupt (Ctrl-C) of this thread, which is for the loop as well
+                if not self._ended.cancelled():
+                    self._ended.exception()  # it is raised here: asyncio need not log that nobody asked for it
                 raise
         else:
             if link is None:
