@@ -6,7 +6,7 @@ for a machine like the one that they were set on: two cores of a server, where `
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, TypeAlias, assert_never
@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, assert_never
 from isoplug.supervisor.bench.figures import Figure, Unit
 from isoplug.supervisor.bench.names import Name
 
-__all__ = ["GOALS", "Added", "At", "Goal", "Least", "Sum", "Verdict", "judge", "judge_all"]
+__all__ = ["GOALS", "Added", "At", "Goal", "Least", "Sum", "Verdict", "judge", "judge_all", "sections_far_off"]
 
 
 class At(StrEnum):
@@ -67,6 +67,11 @@ class Goal:
     under: Term | None = None
     is_floor: bool = field(default=False, kw_only=True)
     unit: Unit | None = field(default=None, kw_only=True)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the figures that it is about."""
+        return frozenset(name for term in (self.over, self.under) if term is not None for name in _names(term))
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,6 +235,12 @@ def judge_all(figures: Iterable[Figure]) -> tuple[Verdict, ...]:
     return tuple(Verdict(goal, judge(goal, by_name)) for goal in GOALS)
 
 
+def sections_far_off(figures: Sequence[Figure]) -> frozenset[str]:
+    """Where figures come from that miss a goal by more than twice."""
+    names = frozenset(name for verdict in judge_all(figures) if verdict.is_far_off for name in verdict.goal.names)
+    return frozenset(figure.section for figure in figures if figure.name in names)
+
+
 def judge(goal: Goal, figures: Mapping[str, Figure]) -> float | None:
     """The goal's value; None when a part of it was not measured, or is nothing that one could divide by."""
     over = _value(goal.over, figures)
@@ -237,6 +248,16 @@ def judge(goal: Goal, figures: Mapping[str, Figure]) -> float | None:
         return over
     under = _value(goal.under, figures)
     return over / under if under else None
+
+
+def _names(term: Term) -> tuple[Name, ...]:
+    match term:
+        case Sum(names) | Least(names):
+            return names
+        case Added(without, with_them):
+            return without, with_them
+        case _:
+            assert_never(term)
 
 
 def _value(term: Term, figures: Mapping[str, Figure]) -> float | None:

@@ -6,10 +6,11 @@ import gc
 import resource
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,7 @@ from isoplug.shared.errors import SetupError
 from isoplug.supervisor.bench.facts import facts
 from isoplug.supervisor.bench.figures import Figure
 from isoplug.supervisor.bench.floor import plain_extism
+from isoplug.supervisor.bench.goals import sections_far_off
 from isoplug.supervisor.bench.lab import FULL, Lab, Pace, Section
 from isoplug.supervisor.bench.report import Report
 from isoplug.supervisor.bench.sections import SECTIONS
@@ -51,7 +53,8 @@ def run(settings: Settings, on_progress: Callable[[str, float], None] = lambda s
     """
     began_at, begin = datetime.now(UTC), time.monotonic()
     missing: dict[str, str] = {}
-    figures: list[Figure] = []
+    figures: dict[str, Sequence[Figure]] = {}
+    again: list[str] = []
     at, done = "the machine", 0
 
     def tell(share: float) -> None:
@@ -62,18 +65,30 @@ def run(settings: Settings, on_progress: Callable[[str, float], None] = lambda s
             folder = Path(scratch)
             tell(0.0)
             where = facts(folder / "facts")
-            for done, section in enumerate(settings.sections):  # noqa: B007  `tell` uses it
-                at = section.name
+            for section in _turns(settings, figures):
+                at, done = section.name, min(len(figures), len(settings.sections) - 1)
                 tell(0.0)
+                if at in figures:
+                    again.append(at)
                 with ExitStack() as cleanup:
                     own = Path(cleanup.enter_context(tempfile.TemporaryDirectory(dir=folder)))
                     gc.collect()
-                    figures += section.measure(Lab(at, own, settings.pace, cleanup, tell, missing))
+                    figures[at] = section.measure(Lab(at, own, settings.pace, cleanup, tell, missing))
     except OSError as error:
         raise SetupError(f"cannot measure {at}: {reason(error)}") from error
-    options = {"sections": [section.name for section in settings.sections], **asdict(settings.pace)}
+    options = {"sections": list(figures), **asdict(settings.pace), "measured_again": again}
     passed = time.monotonic() - begin
-    return Report(began_at.isoformat(timespec="seconds"), passed, tuple(figures), missing, options, where)
+    return Report(
+        began_at.isoformat(timespec="seconds"), passed, tuple(chain(*figures.values())), missing, options, where
+    )
+
+
+def _turns(settings: Settings, figures: Mapping[str, Sequence[Figure]]) -> Iterator[Section]:
+    """Each section, and those again that are far off by then."""
+    yield from settings.sections
+    for _ in range(settings.pace.again):
+        far_off = sections_far_off(tuple(chain(*figures.values())))
+        yield from [section for section in settings.sections if section.name in far_off]
 
 
 @contextmanager

@@ -27,7 +27,7 @@ _MAX_REPORT_BYTES = 16 << 20
 
 @click.command()
 @click.option("--only", metavar="NAMES", help="These sections: calls,storage. Default: all; see --list.")
-@click.option("--short", is_flag=True, help="Measure less: for a minute or two, and more noise.")
+@click.option("--short", is_flag=True, help="Measure less, for a minute or two; what is far off, again.")
 @click.option("--blocks", type=click.IntRange(1, 10_000), metavar="N", help="Turns of each candidate: 30, --short 6.")
 @click.option("--json", "json_to", metavar="FILE", help="Write the report as JSON; - is stdout, in place of the table.")
 @click.option(

@@ -292,6 +292,8 @@ def bench_report(report: BenchReport, console: Console | None = None) -> None:
     console.print(table)
     for name, why in report.missing.items():
         console.print(_plain(f"not measured: {name}: {why}"))
+    if again := report.options.get("measured_again"):
+        console.print(_plain(f"measured again, having missed a goal by more than twice: {', '.join(map(str, again))}"))
     console.print()
     goals = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)
     for heading in ("goal", "measured", "at", ""):
