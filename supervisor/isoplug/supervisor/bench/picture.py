@@ -66,7 +66,10 @@ _PANELS: Final = (
             Name.RAY,
         ),
     ),
-    _Panel("Calls a second, each caller with its own plugin", (Name.ONE_CALLER, Name.FOUR_CALLERS, Name.MOST_CALLERS)),
+    _Panel(
+        "Calls a second (more is better), each caller with its own plugin",
+        (Name.ONE_CALLER, Name.FOUR_CALLERS, Name.MOST_CALLERS),
+    ),
     _Panel(
         "From kill -9 of the worker to the next answer",
         (
@@ -140,7 +143,8 @@ def _colour(figure: Figure) -> str:
 
 
 def _goals(axis: Axes, verdicts: Sequence[Verdict]) -> None:
-    """Each as a share of what it may be at most, or at least of what it has to be: up to 1 is met."""
+    """Each as a share of what it may be at most, or at least of what it has to be: up to 1 is met.
+    Bars are cut at 2."""
     shares = [_share(verdict) for verdict in verdicts]
     edge = 2.0
     colours = [_OURS if verdict.is_met else _MISSED for verdict in verdicts]
@@ -151,7 +155,7 @@ def _goals(axis: Axes, verdicts: Sequence[Verdict]) -> None:
     axis.set_xlim(0, edge * 1.5)
     _dress(
         axis,
-        "Goals: as long as the bar ends at the line or before it, the goal is met",
+        "Goals: met when the bar ends at the line or before it; bars are cut at twice the goal",
         [v.goal.name for v in verdicts],
     )
 

@@ -192,7 +192,7 @@ class Calls(_Section):
     queue: int = Field(default=100, ge=1, le=1_000_000)
     """Calls that may wait for a worker of one plugin; one more is refused at once."""
     async_threads: int = Field(default=32, ge=1, le=1024)
-    """Threads of ``AsyncSupervisor``, which bound its calls in progress."""
+    """Calls of ``AsyncSupervisor`` in progress at once, and threads for those that need one."""
 
 
 class Restart(_Section):
