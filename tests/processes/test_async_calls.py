@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
 import signal
 import threading
@@ -19,8 +20,10 @@ from isoplug.supervisor import (
     AsyncSupervisor,
     CallRecord,
     CallTimeout,
+    LoadProgress,
     PluginBusy,
     PoisonedInput,
+    SetupError,
     SupervisorClosed,
     WorkerCrashed,
 )
@@ -338,3 +341,36 @@ def test_loops_that_end_in_the_middle_of_calls_leave_all_seats_to_the_next(
         assert asyncio.run(supervisor.call(PROBE, "echo", b"next", timeout=20.0)) == b"next"
     finally:
         asyncio.run(supervisor.close())
+
+
+def test_a_start_for_which_there_is_no_descriptor_left_is_refused_and_can_be_made_again(
+    plugins: PluginFolder, workspace: Workspace, tmp_path: Path
+) -> None:
+    plugins.add(PROBE)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def use_up(progress: LoadProgress) -> None:
+        if progress.done == progress.total and not taken:  # all that the supervisor itself needs is there
+            resource.setrlimit(resource.RLIMIT_NOFILE, (1 + max(int(fd) for fd in os.listdir("/proc/self/fd")), hard))
+            while True:
+                try:
+                    taken.append(os.dup(0))
+                except OSError:
+                    return
+
+    async def main() -> None:
+        supervisor = AsyncSupervisor(
+            plugins_dir=plugins.path, workspace=workspace.path, state_dir=tmp_path / "state", on_progress=use_up
+        )
+        try:
+            with pytest.raises(SetupError, match="free descriptors"):
+                await supervisor.start()
+        finally:
+            for fd in taken:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        async with supervisor:
+            assert await supervisor.call(PROBE, "echo", b"there") == b"there"
+
+    taken: list[int] = []
+    asyncio.run(asyncio.wait_for(main(), 60.0))

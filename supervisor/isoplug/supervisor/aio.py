@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
-from isoplug.shared.errors import PluginError, SupervisorClosed
+from isoplug.shared.errors import PluginError, SetupError, SupervisorClosed
 from isoplug.shared.lockdown import Protection
 from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls import Cancellation, Poisoned, Steps
@@ -65,8 +65,13 @@ class AsyncSupervisor:
         """Load the plugins. Raises SetupError. Idempotent."""
         async with self._changing:
             if self._supervisor is None:
-                self._supervisor = await self._made()
-                self._threads = _Threads(self._supervisor.config.calls)
+                supervisor = await self._made()
+                try:
+                    self._threads = _Threads(supervisor.config.calls)
+                except OSError as error:
+                    await asyncio.to_thread(supervisor.close, 0)
+                    raise SetupError(f"cannot watch the sockets of workers: {error}; free descriptors") from error
+                self._supervisor = supervisor
 
     async def close(self, timeout: float | None = None) -> None:
         """Drain and end everything, as ``Supervisor.close``. Idempotent."""
