@@ -390,7 +390,7 @@ def test_a_frame_of_exactly_the_limit_is_read_and_its_output_too_large(watch: Wa
 
 @pytest.mark.parametrize(
     ("attack", "doing"),
-    [("unread_and_silence", "_send"), ("half_a_frame_and_silence", "receive"), ("nothing_and_sigstop", "receive")],
+    [("unread_and_silence", "send_rest"), ("half_a_frame_and_silence", "receive"), ("nothing_and_sigstop", "receive")],
 )
 def test_an_interrupt_in_the_middle_of_a_frame_ends_the_call_and_its_worker(
     watch: Watch, attack: str, doing: str
