@@ -106,6 +106,12 @@ def test_it_measures_the_sections_that_were_asked_for_in_the_order_of_the_list(t
     assert "not measured" in next(line for line in lines if line.startswith("AsyncSupervisor call ÷"))
 
 
+def test_sections_may_be_named_at_once_or_one_by_one(tmp_path: Path) -> None:
+    for only in (["--only", "files,lockdown"], ["--only", "files", "--only", "lockdown"]):
+        out, _ = bench(tmp_path, *only, "--blocks", "1", codes=(0, 1))
+        assert {"files", "lockdown"} <= set(map(str.strip, out.splitlines()))
+
+
 def test_what_is_not_installed_is_named_with_what_to_install_and_the_rest_is_measured(tmp_path: Path) -> None:
     without = """import sys
 sys.modules.update(pebble=None, loky=None, ray=None)  # how Python is told that there is none

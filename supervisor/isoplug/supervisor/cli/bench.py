@@ -26,7 +26,9 @@ _MAX_REPORT_BYTES = 16 << 20
 
 
 @click.command()
-@click.option("--only", metavar="NAMES", help="These sections: calls,storage. Default: all; see --list.")
+@click.option(
+    "--only", multiple=True, metavar="NAMES", help="These sections: calls,storage; may be repeated. Default: all."
+)
 @click.option("--short", is_flag=True, help="Measure less, for a minute or two; what is far off, again.")
 @click.option("--blocks", type=click.IntRange(1, 10_000), metavar="N", help="Turns of each candidate: 30, --short 6.")
 @click.option("--json", "json_to", metavar="FILE", help="Write the report as JSON; - is stdout, in place of the table.")
@@ -45,7 +47,7 @@ _MAX_REPORT_BYTES = 16 << 20
 @click.option("--list", "is_list", is_flag=True, help="Show the sections there are.")
 @functools.partial(reporting, quiet="CRITICAL")  # workers that are killed here are meant to be
 def bench(
-    only: str | None,
+    only: tuple[str, ...],
     short: bool,
     blocks: int | None,
     json_to: str | None,
@@ -72,7 +74,7 @@ def bench(
         return
     if source is not None and (only or short or blocks):
         raise click.UsageError("--from measures nothing: leave out --only, --short and --blocks")
-    names = None if only is None else [name.strip() for name in only.split(",") if name.strip()]
+    names = [name.strip() for name in ",".join(only).split(",") if name.strip()] if only else None
     if names == []:
         raise click.UsageError("--only names none: give names, such as calls,storage, or leave it out; see --list")
     for path in pictures:
