@@ -926,6 +926,7 @@ def greets_slowly(fd: int) -> None:
         time.sleep(0.0005)
     wire.hear()
     wire.say(Loaded())
+    sleep()  # with its socket open
 
 
 @at_start
