@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,8 @@ from isoplug.worker.lockdown.seccomp.install import enter
 from isoplug.worker.lockdown.seccomp.numbers import MACHINES
 
 NUMBERS = MACHINES[os.uname().machine].numbers
-OF_A_WORKER = (Stage.COMPILE, Stage.INSTANTIATE, Stage.RUN)
+OF_A_WORKER = (Stage.COMPILE, Stage.INSTANTIATE, Stage.RUN, Stage.RUN_GUEST)
+FUTEX_WAIT, FUTEX_WAKE = 128, 129  # <linux/futex.h>, both private
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -79,9 +81,14 @@ KILLED_WHEN_RUNNING: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.parametrize("stage", [Stage.RUN, Stage.RUN_GUEST])
 @pytest.mark.parametrize("what", KILLED_WHEN_RUNNING)
-def test_a_running_worker_that_asks_for_it_is_ended(what: str) -> None:
-    assert within(Stage.RUN, KILLED_WHEN_RUNNING[what]).killed_by == signal.SIGSYS
+def test_a_running_worker_that_asks_for_it_is_ended(what: str, stage: Stage) -> None:
+    assert within(stage, KILLED_WHEN_RUNNING[what]).killed_by == signal.SIGSYS
+
+
+def test_the_guests_thread_adds_no_filter_even_to_itself() -> None:
+    assert within(Stage.RUN_GUEST, partial(enter, Stage.RUN_GUEST)).killed_by == signal.SIGSYS
 
 
 @pytest.mark.parametrize("what", sorted(set(KILLED_WHEN_RUNNING) - {"a thread", "a filter more", "a descriptor more"}))
@@ -183,7 +190,7 @@ def test_threads_that_were_there_before_are_bound_as_well() -> None:
 
         thread = threading.Thread(target=older)
         thread.start()
-        for stage in OF_A_WORKER:
+        for stage in OF_A_WORKER[:-1]:
             enter(stage)
         entered.set()
         thread.join()
@@ -191,6 +198,37 @@ def test_threads_that_were_there_before_are_bound_as_well() -> None:
 
     ending = confined(privileges.renounce, open_in_older_thread)
     assert isinstance(ending.value, PermissionError)
+
+
+def test_the_guests_thread_wakes_no_other_and_is_woken() -> None:
+    def live() -> list[int]:
+        """How many the guest's thread wakes, then how many another does that was there before."""
+        word, has_entered, woken = ctypes.c_uint32(0), [], []
+        futex = partial(libc.syscall, NUMBERS["futex"], ctypes.byref(word))
+        sleeper = threading.Thread(target=futex, args=(FUTEX_WAIT, 0, None))
+
+        def wake() -> int:
+            return int(futex(FUTEX_WAKE, 1))
+
+        def wake_later() -> None:
+            while not has_entered:
+                time.sleep(0.001)
+            while not (count := wake()):
+                time.sleep(0.001)
+            woken.append(count)
+
+        other = threading.Thread(target=wake_later)
+        sleeper.start()
+        other.start()
+        for stage in OF_A_WORKER:
+            enter(stage)
+        woken.append(wake())
+        has_entered.append(True)
+        other.join()
+        sleeper.join()
+        return woken
+
+    assert confined(privileges.renounce, live).value == [0, 1]
 
 
 def test_an_earlier_stage_cannot_be_entered_again_from_the_one_before_it() -> None:

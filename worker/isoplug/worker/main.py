@@ -18,6 +18,7 @@ from isoplug.shared.messages import (
     Returned,
     Stop,
 )
+from isoplug.worker import timer_thread
 from isoplug.worker.guest import Blueprint, Guest, GuestFailure
 from isoplug.worker.link import Link
 from isoplug.worker.lockdown import Cell, Stage
@@ -37,7 +38,12 @@ def live(cell: Cell, blueprint: Blueprint, courier: Courier, _: Sequence[Any], l
     courier.link = link
     try:
         guest = Guest(blueprint)
-        cell.narrow(Stage.RUN_WASI if blueprint.has_wasi else Stage.RUN)
+        if blueprint.has_wasi:
+            cell.narrow(Stage.RUN_WASI)
+        else:
+            timer_thread.wake_by_itself()
+            cell.narrow(Stage.RUN)
+            cell.narrow(Stage.RUN_GUEST)
         guest.start()
         if courier.broken is not None:
             raise courier.broken

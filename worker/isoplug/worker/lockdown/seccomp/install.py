@@ -35,16 +35,18 @@ _PROGRAMS: Final[dict[Stage, Program]] = (
 
 
 def enter(stage: Stage) -> None:
-    """From here on this process, with all its threads, may make the calls of ``stage``, for good.
+    """From here on this process, with all its threads, may make the calls of ``stage``, for good. ``RUN_GUEST`` binds
+    the calling thread only.
 
     After ``privileges.renounce``. Raises LayerMissing.
     """
     if _MACHINE is None:
         raise LayerMissing(f"no system-call numbers for {os.uname().machine}; isoplug knows {', '.join(MACHINES)}")
     code = _PROGRAMS[stage].for_process(os.getpid())
+    flags = 0 if stage is Stage.RUN_GUEST else _FLAG_TSYNC
     filter_ = _SockFprog(len(_PROGRAMS[stage]), code)
     try:
-        stuck = system_call(_MACHINE.numbers["seccomp"], _SET_MODE_FILTER, _FLAG_TSYNC, ctypes.addressof(filter_))
+        stuck = system_call(_MACHINE.numbers["seccomp"], _SET_MODE_FILTER, flags, ctypes.addressof(filter_))
     except OSError as error:
         raise LayerMissing(_REASONS.get(error.errno or 0, f"seccomp is refused: {error.strerror}")) from error
     if stuck:  # the id of a thread that has a filter of its own

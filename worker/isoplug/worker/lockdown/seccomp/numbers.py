@@ -103,6 +103,7 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "sendmsg": (46, 211),
     "sendto": (44, 206),
     "set_robust_list": (273, 99),
+    "setitimer": (38, 103),
     "setsid": (112, 157),
     "sigaltstack": (131, 132),
     "stat": (4, None),

@@ -21,6 +21,7 @@ class Stage(StrEnum):
     INSTANTIATE = "instantiate"  #: a worker: makes its instance, which runs code of the guest
     RUN_WASI = "run-wasi"  #: a worker whose guest imports WASI: the first use of it starts threads
     RUN = "run"  #: any other worker
+    RUN_GUEST = "run-guest"  #: the thread of such a worker that the guest runs in, and no other thread
     PROGRAM = "program"  #: the disposable process of a WASI program, with a folder
 
 
@@ -107,6 +108,7 @@ _PR_SET_NAME = 15
 _SIGABRT, _SIGKILL = 6, 9
 _F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFL, _F_SETOWN, _F_SETSIG = 1030, 3, 4, 8, 10
 _SECCOMP_SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1
+_ITIMER_PROF = 2
 _MEMBARRIER_SYNC_CORE, _MEMBARRIER_REGISTER_SYNC_CORE = 32, 64
 
 _MEMORY = _policy(
@@ -228,11 +230,23 @@ _WASI_RUNTIME = _policy(
     Rule("fcntl", "what wakes them, once more", _one_of(1, _F_DUPFD_CLOEXEC)),
 )
 
+_FILTER_FOR_ALL = (Argument(0, _SECCOMP_SET_MODE_FILTER, _INT), Argument(1, _FILTER_FLAG_TSYNC, _INT))
+_FILTER_FOR_ONE = (Argument(0, _SECCOMP_SET_MODE_FILTER, _INT), Argument(1, 0, _INT))
+
 _NEXT_STAGE = _policy(
+    Rule("seccomp", "a filter more, for all threads or for the one that asks", (_FILTER_FOR_ALL, _FILTER_FOR_ONE)),
+    Rule("setitimer", "what wakes Extism's timer thread from now on (timer_thread.py)", _one_of(0, _ITIMER_PROF)),
+)
+
+_LAST_STAGE = _policy(Rule("seccomp", "a filter more, for the thread that asks", (_FILTER_FOR_ONE,)))
+
+#: The only other thread is Extism's, which may sleep (timer_thread.py). It wakes this one: its own filter lets it.
+_WAKES_NOBODY = _policy(
     Rule(
-        "seccomp",
-        "a filter more",
-        ((Argument(0, _SECCOMP_SET_MODE_FILTER, _INT), Argument(1, _FILTER_FLAG_TSYNC, _INT)),),
+        "futex",
+        "waiting; a wake-up reaches nobody",
+        _one_of(1, _FUTEX_WAIT, _FUTEX_WAIT_BITSET, mask=_INT & ~_FUTEX_MODIFIERS),
+        otherwise=refuse(0),
     ),
 )
 
@@ -318,8 +332,9 @@ _FILES = _policy(
 )
 
 _ANY: Policy = {**_MEMORY, **_THREADS, **_SIGNALS, **_TIME, **_STREAMS, **_HARMLESS}
-_RUN: Policy = _ANY
-_RUN_WASI: Policy = {**_RUN, **_WASI_RUNTIME}
+_RUN: Policy = {**_ANY, **_LAST_STAGE}
+_RUN_GUEST: Policy = {**_ANY, **_WAKES_NOBODY}
+_RUN_WASI: Policy = {**_ANY, **_WASI_RUNTIME}
 _INSTANTIATE: Policy = {**_RUN_WASI, **_NEXT_STAGE}
 # What comes later has the wider rule for the same call.
 _COMPILE: Policy = {**_INSTANTIATE, **_COMPILING, **_BOUNDING, **_FORKING, **_MOVING_IN}
@@ -330,5 +345,6 @@ POLICIES: Final[dict[Stage, Policy]] = {
     Stage.INSTANTIATE: _INSTANTIATE,
     Stage.RUN_WASI: _RUN_WASI,
     Stage.RUN: _RUN,
+    Stage.RUN_GUEST: _RUN_GUEST,
     Stage.PROGRAM: _PROGRAM,
 }

@@ -1,0 +1,94 @@
+"""Extism's timer thread sleeps through most calls, and takes its messages away all the same."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from wasmtime import wat2wasm
+
+from conftest import PluginFolder, wait_until
+from isoplug.supervisor import Supervisor
+
+PROBE = "test.probe"
+CALLS = 400
+MIB = 1 << 20
+
+MODULE = wat2wasm('(module (func (export "nothing") (result i32) (i32.const 0)))')
+#: What the messages of so many calls take when nobody takes them away: some 20 MB.
+MANY_CALLS = 200_000
+#: Makes so many calls as each line says, as a worker does, and answers the line.
+CALLER = """\
+import os, signal, sys
+from isoplug.shared.limits import WorkerLimits
+from isoplug.worker import timer_thread
+from isoplug.worker.guest import Blueprint, Guest
+from isoplug.worker.lockdown import privileges
+from isoplug.worker.lockdown.seccomp import Stage, enter
+
+limits = WorkerLimits(wasm_memory_bytes=1 << 20, process_memory_bytes=0, open_files=0, frame_bytes=1 << 20)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGPROF})  # for the compiler's threads, which no worker has
+blueprint = Blueprint(bytes.fromhex(sys.argv[1]), [], limits)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+guest = Guest(blueprint)
+privileges.renounce()
+timer_thread.wake_by_itself()
+enter(Stage.RUN_GUEST)
+while count := os.read(0, 100):
+    for _ in range(int(count)):
+        guest.call("nothing", b"")
+    os.write(1, b"done\\n")
+os._exit(0)
+"""
+
+
+def sleeps_of_the_timer_thread(pid: int) -> int:
+    (thread,) = {thread.id for thread in psutil.Process(pid).threads()} - {pid}
+    status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+@pytest.fixture
+def supervisor(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> Supervisor:
+    plugins.add()
+    return supervise()
+
+
+def pid_of(supervisor: Supervisor) -> int:
+    (pid,) = supervisor.plugins[PROBE].status.worker_pids
+    return pid
+
+
+def test_a_call_does_not_wake_it(supervisor: Supervisor) -> None:
+    before = sleeps_of_the_timer_thread(pid_of(supervisor))
+    for _ in range(CALLS):
+        supervisor.call(PROBE, "echo", b"")
+    assert sleeps_of_the_timer_thread(pid_of(supervisor)) - before < CALLS / 4
+
+
+def test_it_wakes_up_now_and_then(supervisor: Supervisor) -> None:
+    before = sleeps_of_the_timer_thread(pid_of(supervisor))
+
+    def has_been_awake() -> bool:
+        supervisor.call(PROBE, "echo", b"")
+        return sleeps_of_the_timer_thread(pid_of(supervisor)) > before + 3
+
+    wait_until(has_been_awake)
+
+
+def test_its_messages_do_not_pile_up() -> None:
+    arguments = [sys.executable, "-c", CALLER, bytes(MODULE).hex()]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as caller:
+        assert caller.stdin is not None
+        assert caller.stdout is not None
+        taken_bytes = []
+        for calls in (1_000, MANY_CALLS):
+            print(calls, file=caller.stdin)
+            assert caller.stdout.readline() == "done\n"
+            taken_bytes.append(psutil.Process(caller.pid).memory_info().rss)
+        caller.stdin.close()
+    assert taken_bytes[1] - taken_bytes[0] < 10 * MIB
