@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +12,12 @@ import psutil
 import pytest
 from wasmtime import wat2wasm
 
+from confined import confined
 from conftest import PluginFolder, wait_until
+from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import Supervisor
+from isoplug.supervisor.config import Config
+from isoplug.worker.timer_thread import begins_behind
 
 PROBE = "test.probe"
 CALLS = 400
@@ -46,9 +51,13 @@ os._exit(0)
 """
 
 
-def sleeps_of_the_timer_thread(pid: int) -> int:
+def timer_thread(pid: int) -> int:
     (thread,) = {thread.id for thread in psutil.Process(pid).threads()} - {pid}
-    status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+    return thread
+
+
+def sleeps_of_the_timer_thread(pid: int) -> int:
+    status = Path(f"/proc/{pid}/task/{timer_thread(pid)}/status").read_text()
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
@@ -78,6 +87,26 @@ def test_it_wakes_up_now_and_then(supervisor: Supervisor) -> None:
         return sleeps_of_the_timer_thread(pid_of(supervisor)) > before + 3
 
     wait_until(has_been_awake)
+
+
+@pytest.mark.parametrize("lockdown", [Lockdown.OFF, Lockdown.BEST_EFFORT])
+def test_it_takes_the_core_from_nobody(
+    plugins: PluginFolder, supervise: Callable[..., Supervisor], lockdown: Lockdown
+) -> None:
+    plugins.add()
+    pid = pid_of(supervise(config=Config(lockdown=lockdown)))
+    assert os.sched_getscheduler(timer_thread(pid)) == os.SCHED_BATCH
+    assert os.sched_getscheduler(pid) == os.SCHED_OTHER
+
+
+@pytest.mark.skipif(os.sched_getscheduler(0) != os.SCHED_OTHER, reason="the tests run with another policy than usual")
+def test_a_policy_that_somebody_has_chosen_is_left_alone() -> None:
+    def chosen() -> list[int]:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        with begins_behind():
+            return [os.sched_getscheduler(0)]
+
+    assert confined(chosen).value == [os.SCHED_IDLE]
 
 
 def test_its_messages_do_not_pile_up() -> None:

@@ -37,7 +37,8 @@ def live(cell: Cell, blueprint: Blueprint, courier: Courier, _: Sequence[Any], l
     cell.narrow(Stage.INSTANTIATE)
     courier.link = link
     try:
-        guest = Guest(blueprint)
+        with timer_thread.begins_behind():
+            guest = Guest(blueprint)
         if blueprint.has_wasi:
             cell.narrow(Stage.RUN_WASI)
         else:

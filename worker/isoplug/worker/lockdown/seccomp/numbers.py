@@ -98,6 +98,8 @@ _NUMBERS: Final[dict[str, tuple[int | None, int | None]]] = {
     "rt_sigprocmask": (14, 135),
     "rt_sigreturn": (15, 139),
     "sched_getaffinity": (204, 123),
+    "sched_getscheduler": (145, 120),
+    "sched_setscheduler": (144, 119),
     "sched_yield": (24, 124),
     "seccomp": (317, 277),
     "sendmsg": (46, 211),

@@ -108,6 +108,7 @@ _PR_SET_NAME = 15
 _SIGABRT, _SIGKILL = 6, 9
 _F_DUPFD_CLOEXEC, _F_GETFL, _F_SETFL, _F_SETOWN, _F_SETSIG = 1030, 3, 4, 8, 10
 _SECCOMP_SET_MODE_FILTER, _FILTER_FLAG_TSYNC = 1, 1
+_SCHED_OTHER, _SCHED_BATCH = 0, 3
 _ITIMER_PROF = 2
 _MEMBARRIER_SYNC_CORE, _MEMBARRIER_REGISTER_SYNC_CORE = 32, 64
 
@@ -235,7 +236,14 @@ _FILTER_FOR_ONE = (Argument(0, _SECCOMP_SET_MODE_FILTER, _INT), Argument(1, 0, _
 
 _NEXT_STAGE = _policy(
     Rule("seccomp", "a filter more, for all threads or for the one that asks", (_FILTER_FOR_ALL, _FILTER_FOR_ONE)),
-    Rule("setitimer", "what wakes Extism's timer thread from now on (timer_thread.py)", _one_of(0, _ITIMER_PROF)),
+    # timer_thread.py says what for.
+    Rule("sched_getscheduler", "Extism's timer thread begins", _one_of(0, 0)),
+    Rule(
+        "sched_setscheduler",
+        "the same; policies that may be changed at will",
+        tuple((Argument(0, 0, _INT), Argument(1, policy, _INT)) for policy in (_SCHED_OTHER, _SCHED_BATCH)),
+    ),
+    Rule("setitimer", "what wakes that thread from now on", _one_of(0, _ITIMER_PROF)),
 )
 
 _LAST_STAGE = _policy(Rule("seccomp", "a filter more, for the thread that asks", (_FILTER_FOR_ONE,)))
