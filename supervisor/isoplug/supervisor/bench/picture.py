@@ -67,8 +67,15 @@ _PANELS: Final = (
         ),
     ),
     _Panel(
-        "Calls a second (more is better), each caller with its own plugin",
-        (Name.ONE_CALLER, Name.FOUR_CALLERS, Name.MOST_CALLERS),
+        "Calls a second (more is better), each caller with a plugin or process of its own",
+        (
+            Name.ONE_SOCKET,
+            Name.FOUR_SOCKETS,
+            Name.MOST_SOCKETS,
+            Name.ONE_CALLER,
+            Name.FOUR_CALLERS,
+            Name.MOST_CALLERS,
+        ),
     ),
     _Panel(
         "From kill -9 of the worker to the next answer",
@@ -81,7 +88,15 @@ _PANELS: Final = (
     ),
     _Panel("10 MB into the guest", (Name.READ_IN_PROCESS, Name.READ, Name.REQUEST_IN_PROCESS, Name.REQUEST)),
 )
-_FLOORS: Final = (Name.IN_PROCESS, Name.PAIR, Name.READ_IN_PROCESS, Name.REQUEST_IN_PROCESS)
+_FLOORS: Final = (
+    Name.IN_PROCESS,
+    Name.PAIR,
+    Name.ONE_SOCKET,
+    Name.FOUR_SOCKETS,
+    Name.MOST_SOCKETS,
+    Name.READ_IN_PROCESS,
+    Name.REQUEST_IN_PROCESS,
+)
 
 
 def require_matplotlib() -> None:

@@ -24,7 +24,11 @@ __all__ = ["SECTIONS"]
 SECTIONS: Final = (
     Section("calls", "one call: bare sockets, Extism in this process, isoplug, pools of processes", calls.measure),
     Section("payloads", "one call with 1 KB to 10 MB there and back", payloads.measure),
-    Section("throughput", "calls a second of 1 to 32 threads, each with a plugin of its own", throughput.measure),
+    Section(
+        "throughput",
+        "calls a second of 1 to 32 threads, and round trips of bare sockets",
+        throughput.measure,
+    ),
     Section("lockdown", "a call and a restart with the workers locked down, and not", lockdown.measure),
     Section("recording", "a call that is recorded, and one that is not", recording.measure),
     Section("files", "10 MB through host_read_file and host_request_file", files.measure),
