@@ -92,7 +92,7 @@ def test_a_dead_worker_has_neither(supervisor: Supervisor, seam: WithWorker) -> 
     assert found == [[None, None]]
 
 
-@pytest.mark.parametrize("pid", [os.getpid(), os.getppid(), 1])
+@pytest.mark.parametrize("pid", [os.getpid(), os.getppid(), 1], ids=["itself", "its parent", "the first"])
 def test_no_other_process_is_taken_for_one_of_ours(pid: int) -> None:
     with pytest.raises(ProcessLookupError):
         Parent(pid)
