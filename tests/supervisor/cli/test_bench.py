@@ -25,17 +25,19 @@ SCRIPT = Path(sys.executable).with_name("isoplug")
 NAMES = [section.name for section in SECTIONS]
 #: The least that each section can measure.
 QUICK = ("--short", "--blocks", "1")
+#: Longer than the path of a socket may be.
+TMP = "tmp" * 40
 
 pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
 
 
 def bench(folder: Path, *arguments: str, codes: tuple[int, ...] = (0,), **options: Any) -> tuple[str, str]:
-    """stdout and stderr. What is left in ``folder/tmp`` fails the test."""
-    (folder / "tmp").mkdir(exist_ok=True)
+    """stdout and stderr. What is left in ``folder/TMP`` fails the test."""
+    (folder / TMP).mkdir(exist_ok=True)
     run = subprocess.run(
         options.pop("command", [SCRIPT, "bench"]) + list(arguments),
         cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder / "tmp"), **options.pop("env", {})},
+        env={**os.environ, "TMPDIR": str(folder / TMP), **options.pop("env", {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -46,7 +48,7 @@ def bench(folder: Path, *arguments: str, codes: tuple[int, ...] = (0,), **option
     assert run.returncode in codes, run.stdout + run.stderr
     assert "Traceback" not in run.stderr
     assert "\x1b" not in run.stdout + run.stderr
-    assert list((folder / "tmp").glob("isoplug*")) == []
+    assert list((folder / TMP).glob("isoplug*")) == []
     return run.stdout, run.stderr
 
 
@@ -237,8 +239,8 @@ def test_a_folder_that_cannot_be_written_to_is_refused_before_anything_is_measur
 
 
 def test_a_temporary_folder_that_is_full_is_one_line(tmp_path: Path, mounted: Callable[..., None]) -> None:
-    (tmp_path / "tmp").mkdir()
-    mounted(tmp_path / "tmp", "-t", "tmpfs", "-o", "size=64k")
+    (tmp_path / TMP).mkdir()
+    mounted(tmp_path / TMP, "-t", "tmpfs", "-o", "size=64k")
     _, err = bench(tmp_path, "--only", "files", "--blocks", "1", codes=(1, 2))
     assert err.count("\n") == 1
     assert "free space" in err

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
+import secrets
 import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 from isoplug.supervisor.host import HOST_FUNCTIONS
@@ -40,7 +40,7 @@ def socket_ping_pong(payload: bytes, cleanup: ExitStack) -> Callable[[], None]:
     return call
 
 
-def pair_ping_pong(payload: bytes, folder: Path, cleanup: ExitStack) -> Callable[[], None]:
+def pair_ping_pong(payload: bytes, cleanup: ExitStack) -> Callable[[], None]:
     """A round trip between two ZeroMQ PAIR sockets, over ``ipc``."""
     import zmq
 
@@ -48,7 +48,8 @@ def pair_ping_pong(payload: bytes, folder: Path, cleanup: ExitStack) -> Callable
     cleanup.callback(context.destroy, 0)
     pair = context.socket(zmq.PAIR)
     pair.rcvtimeo = 10_000  # a peer that died must not keep the benchmark waiting
-    address = f"ipc://{folder}/pair"
+    # An abstract name: a temporary folder may be longer than the path of a socket.
+    address = f"ipc://@isoplug-bench-{secrets.token_hex(8)}"
     pair.bind(address)
     _start_peer(cleanup, address=address)
 

@@ -31,7 +31,7 @@ def _floor(lab: Lab) -> list[Candidate]:
     plugin = in_process(MODULE.read_bytes(), {"host_file_exists": lambda: b"true"})
     return [
         Candidate("bare socket ping-pong", timed(socket_ping_pong(PAYLOAD, lab.cleanup))),
-        Candidate(Name.PAIR, timed(pair_ping_pong(PAYLOAD, lab.folder, lab.cleanup))),
+        Candidate(Name.PAIR, timed(pair_ping_pong(PAYLOAD, lab.cleanup))),
         Candidate(Name.IN_PROCESS, timed(lambda: plugin("echo", PAYLOAD))),
         Candidate("in-process call, 1 host call", timed(lambda: plugin("ask", _ASK_ONCE))),
         Candidate("in-process call, 10 host calls", timed(lambda: plugin("ask", _ASK_TEN_TIMES))),
