@@ -40,7 +40,7 @@ from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
 from isoplug.supervisor.plugins.known import KnownManifests
 from isoplug.supervisor.plugins.table import PluginTable
 from isoplug.supervisor.pool import Keeper, Launcher, LeaseBook
-from isoplug.supervisor.pool.runtime_dir import RuntimeDir
+from isoplug.supervisor.private_folder import PrivateFolder
 from isoplug.supervisor.recording import CRASHES, RECORDINGS, CrashLog, Recorder, Ring
 from isoplug.supervisor.secrets import (
     Discreet,
@@ -156,10 +156,8 @@ def existing_folder(folder: Path | None, argument: str) -> Path | None:
 
 
 def runtime_folder(cleanup: ExitStack) -> Path:
-    """A private folder, for what programs write and for templates to be locked into."""
-    runtime_dir = RuntimeDir.make(_runtime_bases())
-    cleanup.callback(runtime_dir.close)
-    return runtime_dir.path
+    """A private folder, for what programs write and for templates to be locked into. Raises SetupError."""
+    return cleanup.enter_context(PrivateFolder.make("isoplug-", _runtime_bases()))
 
 
 def module_folder(config: Config, workspace: Path | None, plugins: Path | None) -> Path:

@@ -287,6 +287,22 @@ def test_ctrl_c_leaves_nothing_behind(section: str, sign: str, number: signal.Si
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_next_run_removes_what_one_that_was_killed_has_left(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    command = [SCRIPT, "bench", "--only", "files", "--blocks", "10000"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path / "tmp")}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        try:
+            below = psutil.Process(process.pid)
+            wait_until(lambda: any("isoplug.worker.zygote" in _words(child) for child in below.children()))
+            everybody = below.children(recursive=True)
+        finally:
+            process.kill()
+    wait_until(lambda: not any(child.is_running() for child in everybody))
+    assert len(list((tmp_path / "tmp").glob("isoplug-bench-*"))) == 1
+    bench(tmp_path, "--only", "files", "--blocks", "1", codes=(0, 1))  # it looks at what is left
+
+
 def _words(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())

@@ -182,6 +182,25 @@ def test_a_run_that_is_stopped_leaves_no_copies_and_does_not_say_that_a_promise_
     assert list((folder / "tmp").glob("isoplug-chaos-*")) == []
 
 
+def test_the_next_run_removes_the_copies_of_one_that_was_killed(folder: Path) -> None:
+    (folder / "tmp").mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder / "tmp")}
+    command = [SCRIPT, "chaos", "--plugins", "plugins", "--workspace", "workspace"]
+    with subprocess.Popen(
+        [*command, "--duration", "10m", *ECHO], cwd=folder, env=environment, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/workspace/note.md")))
+        finally:
+            process.kill()
+    (copies,) = (folder / "tmp").glob("isoplug-chaos-*")
+    subprocess.run(
+        [*command, "--calls", "1", *ECHO], cwd=folder, env=environment, capture_output=True, timeout=240, check=True
+    )
+    assert not copies.exists()
+    assert list((folder / "tmp").glob("isoplug-chaos-*")) == []
+
+
 def test_the_page_is_written_where_it_is_wanted(folder: Path) -> None:
     _, err = run(folder, "--calls", "20", "--seed", "1", "--faults", "kill", "--report", "out.html", *ECHO)
     assert "every promise held" in (folder / "out.html").read_text("utf-8")

@@ -23,6 +23,7 @@ from isoplug.supervisor.bench.lab import FULL, Lab, Pace, Section
 from isoplug.supervisor.bench.report import Report
 from isoplug.supervisor.bench.sections import SECTIONS
 from isoplug.supervisor.files import reason
+from isoplug.supervisor.private_folder import PrivateFolder
 
 __all__ = ["Settings", "run", "sections_named"]
 
@@ -61,8 +62,7 @@ def run(settings: Settings, on_progress: Callable[[str, float], None] = lambda s
         on_progress(at, (done + share) / len(settings.sections))
 
     try:
-        with tempfile.TemporaryDirectory(prefix="isoplug-bench-") as scratch, _many_descriptors(), plain_extism():
-            folder = Path(scratch)
+        with PrivateFolder.make("isoplug-bench-") as folder, _many_descriptors(), plain_extism():
             tell(0.0)
             where = facts(folder / "facts")
             for section in _turns(settings, figures):

@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -33,6 +32,7 @@ from isoplug.supervisor.chaos.place import Step, stepping
 from isoplug.supervisor.chaos.report import Restart
 from isoplug.supervisor.chaos.taint import Resource
 from isoplug.supervisor.files import reason
+from isoplug.supervisor.private_folder import PrivateFolder
 from isoplug.supervisor.storage import SqliteStorage
 from isoplug.supervisor.supervisor import Supervisor
 
@@ -107,7 +107,7 @@ class Arena:
         for name, folder in (("plugins", self._plugins), ("workspace", self._workspace)):
             if folder is not None and not folder.is_dir():
                 raise SetupError(f"{name}: {folder} is not a folder; make it, or name another")
-        self._root = Path(tempfile.mkdtemp(prefix="isoplug-chaos-"))
+        self._folder = PrivateFolder.make("isoplug-chaos-")
 
     def __enter__(self) -> Self:
         return self
@@ -115,11 +115,11 @@ class Arena:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        shutil.rmtree(self._root, ignore_errors=True)
+        self._folder.close()
 
     def fresh(self) -> tuple[Path, Path | None, Path]:
         """Plugins, workspace and state, as at the beginning of each round. Raises SetupError."""
-        plugins, workspace, state = (self._root / name for name in ("plugins", "workspace", "state"))
+        plugins, workspace, state = (self._folder.path / name for name in ("plugins", "workspace", "state"))
         try:
             for folder in (plugins, workspace, state):
                 if folder.exists():
@@ -133,7 +133,7 @@ class Arena:
         except (OSError, shutil.Error) as error:
             problem = reason(error) if isinstance(error, OSError) and error.strerror else str(error)
             raise SetupError(
-                f"cannot copy plugins and workspace to {self._root}: {problem}; make room there, or set TMPDIR"
+                f"cannot copy plugins and workspace to {self._folder.path}: {problem}; make room there, or set TMPDIR"
             ) from error
         return plugins, None if self._workspace is None else workspace, state
 
