@@ -106,3 +106,26 @@ def test_a_folder_of_another_user_is_not_touched(base: str, needs_root: None) ->
     os.chown(litter, UNPRIVILEGED, UNPRIVILEGED)
     sweep(base)
     assert sorted(os.listdir(litter)) == ["lock"]
+
+
+def test_a_folder_is_not_taken_for_litter_before_it_is_locked(base: str) -> None:
+    """Its maker is stopped where it is about to take the lock, by Python's own report of that."""
+    script = f"""import sys
+
+def stop(event, arguments):
+    if event == "fcntl.flock":
+        print("about to lock", flush=True)
+        sys.stdin.readline()
+
+sys.addaudithook(stop)
+from isoplug.supervisor.private_folder import PrivateFolder
+with PrivateFolder.make({PREFIX!r}, [{base!r}]) as path:
+    print(sorted(file.name for file in path.iterdir()))"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8"
+    ) as maker:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == "about to lock\n"
+        sweep(base)
+        said, _ = maker.communicate("go on\n", timeout=60)
+    assert said == "['lock']\n"

@@ -22,6 +22,7 @@ from isoplug.supervisor.files import reason
 __all__ = ["PrivateFolder"]
 
 _LOCK: Final = "lock"
+_NEW_LOCK: Final = "lock.new"
 #: What tempfile adds to a prefix.
 _ADDED: Final = "[a-z0-9_]{8}"
 
@@ -47,7 +48,7 @@ class PrivateFolder:
                 problems.append(f"{base}: {reason(error)}")
                 continue
             try:
-                return cls(path, _locked(path, os.O_CREAT | os.O_EXCL))
+                return cls(path, _first_locked(path))
             except OSError as error:
                 remove_folder(path)
                 raise SetupError(f"cannot make a lock in {path}: {reason(error)}; free descriptors or disk") from error
@@ -86,14 +87,25 @@ def _sweep(base: str, prefix: str) -> None:
         with suppress(OSError):
             if folder.is_symlink() or folder.stat().st_uid != os.geteuid():
                 continue
-            lock_fd = _locked(folder, 0)
+            lock_fd = _locked(folder / _LOCK, 0)
             remove_folder(folder)
             os.close(lock_fd)
 
 
-def _locked(folder: Path, creation: int) -> int:
-    """A descriptor that holds the folder's lock. Raises OSError when there is no lock file, or another holds it."""
-    lock_fd = os.open(folder / _LOCK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | creation, 0o600)
+def _first_locked(folder: Path) -> int:
+    """The lock gets its name when it is held: between the two another would take it, and remove the folder."""
+    lock_fd = _locked(folder / _NEW_LOCK, os.O_CREAT | os.O_EXCL)
+    try:
+        os.rename(folder / _NEW_LOCK, folder / _LOCK)
+    except OSError:
+        os.close(lock_fd)
+        raise
+    return lock_fd
+
+
+def _locked(path: Path, creation: int) -> int:
+    """A descriptor that holds the lock. Raises OSError when there is no such file, or another holds it."""
+    lock_fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | creation, 0o600)
     try:
         fcntl.flock(lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
