@@ -15,10 +15,10 @@ from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from importlib.util import find_spec
 from multiprocessing import get_context, resource_tracker
-from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from isoplug.supervisor.bench.names import Name
+from isoplug.supervisor.private_folder import PrivateFolder
 
 __all__ = ["POOLS", "Pool", "ProcessPool", "RayActor", "advice"]
 
@@ -157,13 +157,13 @@ class RayActor(Pool):
 
         # Of its own, because Ray leaves its logs; directly in the temporary folder, because of how long the name of a
         # socket may be.
-        self._folder = TemporaryDirectory(prefix="isoplug-ray-", ignore_cleanup_errors=True)
+        self._folder = PrivateFolder.make("isoplug-ray-")
         ray.init(
             num_cpus=1,
             include_dashboard=False,
             log_to_driver=False,
             logging_level="ERROR",
-            _temp_dir=self._folder.name,
+            _temp_dir=str(self._folder.path),
         )
         self._ray = ray
         self._actor = ray.remote(_Actor).options(num_cpus=0).remote()
@@ -173,7 +173,7 @@ class RayActor(Pool):
 
     def close(self) -> None:
         self._ray.shutdown()
-        self._folder.cleanup()
+        self._folder.close()
 
 
 class _Actor:
