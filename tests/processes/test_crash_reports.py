@@ -19,7 +19,7 @@ from isoplug.supervisor import Config, GuestTrap, PluginError, Supervisor, Worke
 from isoplug.supervisor.config import Restart
 from isoplug.supervisor.recording import CRASHES, RECORDINGS, CrashReport, read_crashes
 
-PROBE = "test.probe"
+PROBE, OTHER = "test.probe", "test.other"
 PATIENT = Restart(max_restarts=1000, period=0.001, backoff_initial=0.001, backoff_jitter=0)
 
 
@@ -59,6 +59,7 @@ def test_a_crash_leaves_a_report(
     assert report.signature == f"{PROBE} handle_command: {cause}"
     assert (report.code, report.count, report.export) == (code, 1, "handle_command")
     assert report.message == error.message
+    assert f"{error.message} (see isoplug crashes show {report.id})" in str(error)
     assert report.latest.doing == f"command '{command}'"
     assert report.latest.outcome == "no_effects"
     assert report.latest.recording is None
@@ -149,8 +150,24 @@ def test_a_crash_while_a_plugin_starts_leaves_a_report(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], reports: Reports
 ) -> None:
     plugins.add(config={"init": "trap"})
-    supervise()
-    assert [report.export for report in reports()] == ["init"]
+    supervisor = supervise()
+    (report,) = reports()
+    assert report.export == "init"
+    (error,) = supervisor.load_errors.values()
+    assert str(error) == f"{error.message} (see isoplug crashes show {report.id})"
+
+
+def test_a_plugin_that_asked_another_hears_of_its_crash_and_not_of_the_report(
+    plugins: PluginFolder, workspace: Workspace, supervise: Callable[..., Supervisor], reports: Reports
+) -> None:
+    plugins.add()
+    plugins.add(OTHER)
+    workspace.grant(execute_commands=["all"])
+    supervisor = supervise()
+    request = ask("host_plugin_command", {"plugin_id": OTHER, "command": "trap", "params": None})
+    answer = json.loads(supervisor.command(PROBE, "host", request)["answer"])
+    (report,) = reports()
+    assert answer["error"] == report.message
 
 
 def test_errors_that_cost_no_worker_leave_no_report(
@@ -266,7 +283,10 @@ def test_a_full_disk_costs_one_line_and_the_caller_hears_of_the_crash_itself(
     with suppress(OSError):
         (place / "filler").write_bytes(bytes(1 << 20))
     for _ in range(3):
-        assert isinstance(crash(supervisor, "trap"), GuestTrap)
+        error = crash(supervisor, "trap")
+        assert isinstance(error, GuestTrap)
+        assert error.crash_report is None
+        assert str(error) == error.message
     assert caplog.text.count("crash.not_reported") == 1
     assert [path.name for path in place.iterdir()] == ["filler"]
     (place / "filler").unlink()

@@ -56,6 +56,7 @@ class PluginError(Exception):
         outcome: what the call had done before it failed.
         record: the same in detail, when it was a call that failed.
         is_transient: True when the cause may be gone the next time.
+        crash_report: the id of the report that was kept of it, for ``isoplug crashes show``; None: there is none.
     """
 
     code: ClassVar[str] = "plugin_error"
@@ -64,6 +65,7 @@ class PluginError(Exception):
     is_transient: bool = False
     outcome: Outcome = Outcome.NOT_DELIVERED
     record: CallRecord | None = None
+    crash_report: str | None = None
 
     def __init__(self, message: str, *, plugin_id: str | None = None) -> None:
         super().__init__(message)
@@ -80,14 +82,16 @@ class PluginError(Exception):
         self.record, self.outcome = record, record.outcome
 
     def __str__(self) -> str:
-        """The message; of a call that was cut short also what it leaves behind."""
+        """The message; of a crash also where its report is, and of a call that was cut short what it leaves behind."""
+        report = self.crash_report
+        message = self.message if report is None else f"{self.message} (see isoplug crashes show {report})"
         if self.record is None or not self.is_cut_short:
-            return self.message
+            return message
         if self.outcome is Outcome.EFFECTS:
-            return f"{self.message}; by then it had {self.record.summary()}: look before you repeat it"
+            return f"{message}; by then it had {self.record.summary()}: look before you repeat it"
         if self.is_transient:
-            return f"{self.message}; nothing had been done, so it may be repeated"
-        return self.message
+            return f"{message}; nothing had been done, so it may be repeated"
+        return message
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Constructors take facts, not the sentence, so the default (cls, args) cannot rebuild them; hosts do pickle

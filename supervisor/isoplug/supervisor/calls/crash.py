@@ -24,5 +24,6 @@ class Crash(NamedTuple):
     worker: Worker | None
 
 
-#: Called in the thread of the call, before its caller hears of the error. Must not raise.
-OnCrash: TypeAlias = Callable[[Crash], None]
+#: Called in the thread of the call, before its caller hears of the error. Returns the id of the report that it has
+#: kept, if it has. Must not raise.
+OnCrash: TypeAlias = Callable[[Crash], str | None]

@@ -199,7 +199,8 @@ class CallRunner:
     ) -> None:
         """Tell of an error that has cost a worker, if it is a crash."""
         if isinstance(error, (WorkerCrashed, GuestTrap, ResourceLimitExceeded)):
-            self._on_crash(Crash(plugin_id, export, doing, error, frame.chain.record, worker))
+            crash = Crash(plugin_id, export, doing, error, frame.chain.record, worker)
+            error.crash_report = self._on_crash(crash)
 
     # --- inside ---------------------------------------------------------------------------------------------------
 

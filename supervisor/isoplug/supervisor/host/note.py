@@ -70,7 +70,7 @@ class Note:
     def failed(self, error: PluginError) -> None:
         """In good order. Only of a disk that fails (EIO) nobody knows what it has: the error may have come after the
         change, for example when the folder was to be made durable."""
-        self.result = f"failed: {error}"
+        self.result = f"failed: {error.message}"
         cause = error.__cause__
         if self.has_begun and self.is_certain is None and isinstance(cause, OSError) and cause.errno == errno.EIO:
             self.is_certain = False

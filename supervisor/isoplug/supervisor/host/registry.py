@@ -116,7 +116,7 @@ class HostFunction:
             return self._fail(f"{self.name}: {error}")
         except PluginError as error:  # of another plugin's command: that plugin's own words
             note.failed(error)
-            return self._fail(str(error))
+            return self._fail(error.message)
         except Exception:  # noqa: BLE001  a service of the host's own may raise anything; no guest may see it
             _log.exception("host_function.failed", plugin=context.plugin_id, function=self.name)
             note.broke()

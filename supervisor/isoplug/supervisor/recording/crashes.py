@@ -125,7 +125,8 @@ class CrashLog:
         self._until_look = 0
         self._is_failing = False
 
-    def __call__(self, crash: Crash) -> None:
+    def __call__(self, crash: Crash) -> str | None:
+        """The id of the report, or None when there is none."""
         try:
             with self._lock:
                 kind = _Kind.of(crash)
@@ -136,12 +137,14 @@ class CrashLog:
                 if self._until_look < 0:
                     self._make_room()
             self._is_failing = False
+            return kind.id
         except OSError as error:
             if not self._is_failing:  # said once for all that follow without a success between
                 self._is_failing, folder = True, str(self._folder)
                 _log.warning("crash.not_reported", folder=folder, reason=reason(error), advice="make room there")
         except Exception:  # noqa: BLE001  whatever a report meets, the caller is to hear of the crash itself
             _log.exception("crash.not_reported", plugin=crash.plugin_id)
+        return None
 
     def _report(self, kind: _Kind, crash: Crash, before: CrashReport | None) -> CrashReport:
         error, record, now = crash.error, crash.record, time.time()

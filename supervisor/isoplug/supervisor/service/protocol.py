@@ -190,7 +190,7 @@ def failure(error: PluginError) -> bytes:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 #: Of ``vars(error)``: said elsewhere, or no JSON.
-_NO_FACTS = frozenset({"message", "plugin_id", "outcome", "record"})
+_NO_FACTS = frozenset({"message", "crash_report", "plugin_id", "outcome", "record"})
 _PLAIN = (str, int, float, bool, type(None))
 
 
