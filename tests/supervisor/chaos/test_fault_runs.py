@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,11 @@ import pytest
 
 from conftest import PluginFolder, Workspace
 from isoplug.supervisor import InvalidArgument, SetupError
+from isoplug.supervisor.calls import Interceptor
 from isoplug.supervisor.chaos import (
     Ending,
     GarbageFrame,
+    Injector,
     Kill,
     KillInHostCall,
     Operation,
@@ -23,6 +25,7 @@ from isoplug.supervisor.chaos import (
     PlainHost,
     Plan,
     Progress,
+    Report,
     Rule,
     ServiceFails,
     Settings,
@@ -74,6 +77,32 @@ def test_a_run_for_a_time_is_repeated_by_its_number_of_calls(settings: Settings)
 
     assert report.repeat == f"--seed 4 --calls {len(report.calls)}"
     assert run(replace(settings, calls=len(report.calls), plan=KILLS.seeded(4))) == report
+
+
+def test_a_run_that_is_interrupted_tells_of_its_whole_rounds_and_of_nothing_else(settings: Settings) -> None:
+    """The interrupt comes when round 2 has been made with faults and is to be made again without."""
+    with_faults: list[None] = []
+    stopped: list[Report] = []
+
+    def make_host(plugins: Path, workspace: Path | None, state: Path, around: Sequence[Interceptor]) -> PlainHost:
+        if any(isinstance(one, Injector) for one in around):
+            with_faults.append(None)
+        elif len(with_faults) == 2:
+            raise KeyboardInterrupt
+        return PlainHost.make(plugins, workspace, state, around)
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, make_host, on_stopped=stopped.append)
+    assert [replace(report, is_stopped=False) for report in stopped] == [run(replace(settings, calls=30))]
+    assert stopped[0].is_stopped
+
+
+def test_a_run_that_is_interrupted_before_a_round_is_whole_tells_of_nothing(settings: Settings) -> None:
+    def make_host(*_: Any) -> PlainHost:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(settings, make_host, on_stopped=lambda _: pytest.fail("there is nothing to tell"))
 
 
 def test_a_plugin_that_is_told_of_anothers_death_may_answer_otherwise(settings: Settings, workspace: Workspace) -> None:

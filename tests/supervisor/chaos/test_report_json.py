@@ -25,7 +25,7 @@ def test_the_keys_stay() -> None:
     assert list(document) == [
         "version", "holds", "seed", "callers", "seconds", "repeat", "totals", "faults", "promises", "calls",
         "injections", "restarts", "plan", "smallest", "smallest_calls", "never_struck",
-        "always_failing", "not_loaded",
+        "always_failing", "not_loaded", "stopped",
     ]  # fmt: skip
     assert list(document["totals"]) == ["calls", "answered", "failed", "wrong", "late", "injected"]
     assert list(document["calls"][0]) == [

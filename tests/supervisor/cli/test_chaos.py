@@ -6,12 +6,14 @@ import fcntl
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,35 @@ def test_a_run_that_is_stopped_leaves_no_copies_and_does_not_say_that_a_promise_
     assert "stopped has no result" in err
     assert "Traceback" not in err
     assert list((folder / "tmp").glob("isoplug-chaos-*")) == []
+
+
+def test_a_run_that_is_stopped_writes_the_page_that_was_asked_for_of_what_it_has_done(folder: Path) -> None:
+    master, slave = pty.openpty()  # which shows how far it is
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    arguments = ["--duration", "10m", "--callers", "1", "--faults", "kill", "--seed", "3", "--report", "out.html"]
+    command = [SCRIPT, "chaos", "--plugins", "plugins", *arguments, *ECHO]
+    environment = {**os.environ, "TERM": "xterm"}
+    shown = b""
+    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=slave)
+    os.close(slave)
+    try:
+        while re.search(rb"comparing.*running", shown, re.DOTALL) is None:  # then a round is whole
+            shown += os.read(master, 4096)
+        process.send_signal(signal.SIGINT)
+        with suppress(OSError):  # EIO: the other end is closed
+            while data := os.read(master, 4096):
+                shown += data
+        out, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        os.close(master)
+    assert process.returncode == 128 + signal.SIGINT
+    assert out == b""
+    assert b"the page, of what was done until then, is out.html" in shown
+    page = (folder / "out.html").read_text("utf-8")
+    assert "every promise held, stopped before its end</title>" in page
+    assert "Stopped before its end: " in page
+    assert "no fault struck" not in page
 
 
 def test_the_next_run_removes_the_copies_of_one_that_was_killed(folder: Path) -> None:

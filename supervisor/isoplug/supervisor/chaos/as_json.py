@@ -37,7 +37,8 @@ def to_json(report: Report) -> dict[str, Any]:
       ``--plan`` reads; ``smallest_calls``, how many calls that takes, or null;
     - ``never_struck``: names of faults that are in the plan, and did not strike;
     - ``always_failing``: ``what``, and the ``error`` that it ended in whether a fault struck or not;
-    - ``not_loaded``: ``plugin``, and the ``error`` for which it could not be loaded.
+    - ``not_loaded``: ``plugin``, and the ``error`` for which it could not be loaded;
+    - ``stopped``: whether the run was ended before its time, and this is what was done by then.
 
     A step is ``round``, ``caller``, ``number``. Seconds count from the beginning of the run. Two runs of the same plan,
     seed and load differ only in keys that end in ``seconds``, and in ``restarts``.
@@ -66,6 +67,7 @@ def to_json(report: Report) -> dict[str, Any]:
         "never_struck": list(report.idle_faults),
         "always_failing": [{"what": what, "error": error} for what, error in report.always_failing],
         "not_loaded": [{"plugin": name, "error": error} for name, error in report.not_loaded],
+        "stopped": report.is_stopped,
     }
 
 

@@ -48,11 +48,12 @@ def to_html(report: Report) -> str:
 
 def _verdict(report: Report) -> str:
     count = len(report.broken)
+    end = ", stopped before its end" if report.is_stopped else ""
     if not count and not report.injections:
-        return "no fault struck"
+        return f"no fault struck{end}"
     if not count:
-        return "every promise held"
-    return f"{count} promise{'s' if count > 1 else ''} broke"
+        return f"every promise held{end}"
+    return f"{count} promise{'s' if count > 1 else ''} broke{end}"
 
 
 def _body(report: Report, title: str) -> Iterator[Element]:
@@ -93,6 +94,8 @@ def _facts(report: Report) -> Element:
 
 
 def _untested(report: Report) -> Iterator[Element]:
+    if report.is_stopped:
+        yield element("p", element("b", "Stopped before its end: "), "this is what was done by then.")
     for name, error in report.not_loaded:
         yield element("p", element("b", "Not loaded, and so not tested: "), _clipped(f"{name}: {error}", _MAX_TEXT))
     if report.always_failing:

@@ -37,6 +37,10 @@ class Verdict:
         assert name in MEANINGS
         self._broken.setdefault(name, Broken(text, step))
 
+    def add(self, later: Verdict) -> None:
+        """What was seen broken after all that is in here."""
+        self._broken = {**later._broken, **self._broken}
+
     def note(self, name: str, text: str) -> None:
         """What was not looked at, and why."""
         assert name in MEANINGS

@@ -94,7 +94,8 @@ class Report:
 
     ``repeat`` is the command line, or the Python, that repeats it. ``smallest`` is the smallest plan that still breaks
     the first broken promise, when one broke and was shrunk, and ``smallest_calls`` how many calls of the load it takes.
-    ``not_loaded`` has, by plugin, why it could not be loaded: it was not tested.
+    ``not_loaded`` has, by plugin, why it could not be loaded: it was not tested. A run that ``is_stopped`` was ended
+    before its time, and has the rounds that were whole by then.
     """
 
     plan: Plan
@@ -109,6 +110,7 @@ class Report:
     smallest: Plan | None = None
     smallest_calls: int | None = None
     not_loaded: tuple[tuple[str, str], ...] = ()
+    is_stopped: bool = False
 
     @property
     def idle_faults(self) -> tuple[str, ...]:

@@ -84,12 +84,20 @@ def run(
     settings: Settings,
     make_host: HostFactory = PlainHost.make,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_stopped: Callable[[Report], None] = lambda _: None,
 ) -> Report:
     """Put plugins, and a host, through the faults of a plan. ``on_progress`` is called a few times a second, from any
-    thread. Raises SetupError for what cannot be run."""
+    thread. When an interrupt or SystemExit ends it, ``on_stopped`` gets the report of the rounds that were whole by
+    then, if there are any. Raises SetupError for what cannot be run."""
     with Arena(settings.plugins, settings.workspace) as arena:
-        load = load_of(settings, arena, make_host)
-        return _Run(settings, arena, make_host, load, on_progress).report()
+        one = _Run(settings, arena, make_host, load_of(settings, arena, make_host), on_progress)
+        try:
+            one.live()
+        except (KeyboardInterrupt, SystemExit):
+            if one.rounds:
+                on_stopped(one.report(is_stopped=True))
+            raise
+        return one.report()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +141,8 @@ def round_of(settings: Settings, operations: Sequence[Operation], number: int, c
 
 
 class _Run:
+    """What is kept of it changes only when a round is whole (``_take``)."""
+
     def __init__(
         self,
         settings: Settings,
@@ -146,6 +156,8 @@ class _Run:
         self._verdict = Verdict()
         self._began = self._trial.began
         self._injector = Injector(settings.plan)
+        self.rounds = 0
+        self._injections: tuple[Injection, ...] = ()
         self._entries: list[CallEntry] = []
         self._restarts: list[Restart] = []
         self._answers: defaultdict[str, list[float]] = defaultdict(list)  # when each plugin took part in an answer
@@ -156,14 +168,15 @@ class _Run:
         self._phase: Literal["running", "comparing"] = "running"
         self._reported_at = 0.0
 
-    def report(self) -> Report:
-        number = 0
+    def live(self) -> None:
         while not self._is_over():
-            number += 1
-            self._round(number)
+            self._round(self.rounds + 1)
+
+    def report(self, *, is_stopped: bool = False) -> Report:
+        """To be asked for once."""
         self._check_memory()
         self._note()
-        injections = tuple(sorted(self._injector.injections, key=lambda one: one.place))
+        injections = tuple(sorted(self._injections, key=lambda one: one.place))
         return Report(
             plan=self._settings.plan,
             callers=self._settings.callers,
@@ -175,6 +188,7 @@ class _Run:
             restarts=tuple(self._restarts),
             seconds=time.monotonic() - self._began,
             not_loaded=self._load.not_loaded,
+            is_stopped=is_stopped,
         )
 
     # --- rounds ---------------------------------------------------------------------------------------------------
@@ -193,16 +207,19 @@ class _Run:
         stages = round_of(
             settings, self._load.operations, number, None if settings.calls is None else settings.calls - done
         )
-        self._phase = "running"
+        self._phase, verdict = "running", Verdict()
         lived, judged = self._trial.round(
-            number, stages, self._injector, self._verdict, is_over=self._is_time_over, on_lived=self._compare
+            number, stages, self._injector, verdict, is_over=self._is_time_over, on_lived=self._compare
         )
-        self._take(lived, judged)
+        self._take(lived, judged, verdict)
 
     def _compare(self, _: Lived) -> None:
         self._phase = "comparing"
 
-    def _take(self, lived: Lived, judged: Judged) -> None:
+    def _take(self, lived: Lived, judged: Judged, verdict: Verdict) -> None:
+        self.rounds += 1
+        self._verdict.add(verdict)
+        self._injections = tuple(self._injector.injections)
         self._entries += judged.entries
         self._uncompared += judged.uncompared
         self._restarts += lived.restarts

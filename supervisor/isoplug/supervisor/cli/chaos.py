@@ -130,7 +130,12 @@ def _timeout(context: click.Context, option: click.Parameter, text: str | None) 
     metavar="PLUGIN:COMMAND=PARAMS",
     help="What callers do, or EVENT:TYPE=PAYLOAD; may be repeated. Default: all that the plugins declare.",
 )
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE", help="Write the run as an HTML page.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the run as an HTML page, also when it is stopped.",
+)
 @click.option("--no-shrink", is_flag=True, help="Do not look for the smallest plan when a promise broke.")
 @click.option("--list", "is_list", is_flag=True, help="Show the faults there are, and what each imitates.")
 @json_option
@@ -200,14 +205,21 @@ def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
     if choice.report is not None:
         require_writable(choice.report, "--report")
     click.echo(f"isoplug: on copies of plugins and workspace, with seed {seed}", err=True)
-    with put_away_when_stopped(), progress_bar(is_wanted=not as_json) as show:
+    with put_away_when_stopped(has_result=choice.report is not None), progress_bar(is_wanted=not as_json) as show:
 
         def on_progress(progress: Progress) -> None:
             show(progress.phase, progress.share, _counts(progress))
 
-        report = run(settings, on_progress=on_progress)
+        def on_stopped(report: Report) -> None:
+            _write_page(replace(report, repeat=choice.command(seed, len(report.calls)), is_stopped=True), choice)
+
+        report = run(settings, on_progress=on_progress, on_stopped=on_stopped)
         if report.broken and is_shrunk:
-            report = shrink(settings, report, on_progress=on_progress)
+            try:
+                report = shrink(settings, report, on_progress=on_progress)
+            except SystemExit:
+                on_stopped(report)
+                raise
     report = replace(report, repeat=choice.command(seed, len(report.calls)))
     if report.smallest is not None:
         write_output(saved_at, report.smallest.to_toml().encode())
@@ -226,7 +238,6 @@ def _counts(progress: Progress) -> str:
 def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> None:
     """On stdout the result, on stderr which files were written."""
     from isoplug.supervisor.chaos.as_json import to_json
-    from isoplug.supervisor.chaos.html import to_html
     from isoplug.supervisor.cli import show
 
     if as_json:
@@ -241,9 +252,17 @@ def _show(report: Report, choice: _Choice, saved_at: Path, as_json: bool) -> Non
             click.echo(f"\nThe smallest plan that still breaks the first promise:\n\n{report.smallest.to_toml()}")
             click.echo(f"With it: {again}")
         click.echo(f"isoplug: the smallest plan is in {saved_at}", err=True)
+    _write_page(report, choice)
+
+
+def _write_page(report: Report, choice: _Choice) -> None:
+    """If one is wanted. Raises SetupError."""
+    from isoplug.supervisor.chaos.html import to_html
+
     if choice.report is not None:
         write_output(choice.report, to_html(report).encode())
-        click.echo(f"isoplug: the page is {choice.report}", err=True)
+        what = "page, of what was done until then," if report.is_stopped else "page"
+        click.echo(f"isoplug: the {what} is {choice.report}", err=True)
 
 
 def _explain_duration(report: Report, choice: _Choice) -> None:

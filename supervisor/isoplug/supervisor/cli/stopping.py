@@ -27,12 +27,13 @@ class _Stopped(SystemExit):
 
 
 @contextmanager
-def put_away_when_stopped() -> Iterator[None]:
+def put_away_when_stopped(*, has_result: bool = False) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run in order, so that nothing of it stays behind, and with a code of their own:
-    1 would be a verdict."""
+    1 would be a verdict. ``has_result``: the run says itself what there is of it."""
+    stopping = "isoplug: stopping" if has_result else "isoplug: stopping; a run that was stopped has no result"
 
     def stop(number: int, _frame: object) -> NoReturn:
-        click.echo("isoplug: stopping; a run that was stopped has no result", err=True)
+        click.echo(stopping, err=True)
         end(number, None)
 
     def end(number: int, _frame: object) -> NoReturn:
