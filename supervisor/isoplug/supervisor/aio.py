@@ -19,9 +19,10 @@ from isoplug.shared.record import CallRecord
 from isoplug.supervisor.calls import Cancellation, Poisoned, Steps
 from isoplug.supervisor.config import Calls, load_config
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.habits import Habits
 from isoplug.supervisor.lookout import Lookout
 from isoplug.supervisor.observe.status import PluginStatus
-from isoplug.supervisor.on_loop import CallOnLoop, Habits
+from isoplug.supervisor.on_loop import CallOnLoop
 from isoplug.supervisor.plugins.table import Plugin
 from isoplug.supervisor.reload import ReloadReport
 from isoplug.supervisor.seats import Seats

@@ -20,36 +20,12 @@ from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.lookout import Lookout
 from isoplug.supervisor.pool.link import Link
 
-__all__ = ["CallOnLoop", "Habits"]
+__all__ = ["CallOnLoop"]
 
 _T = TypeVar("_T")
 
 #: How long the loop waits for a message. A thread, which takes over then, looks whether the process still lives, too.
 _PATIENCE_SECONDS = 0.5
-
-
-#: So many calls begin in a thread after one that had to go on in one; then the loop tries again.
-_IN_THREADS = 30
-#: Of what is called; names come from callers.
-_MAX_HABITS = 10_000
-
-
-class Habits:
-    """Which calls are expected to leave the loop, from those before: it is cheaper then to begin in a thread."""
-
-    def __init__(self) -> None:
-        self._in_threads: dict[tuple[str, str], int] = {}
-
-    def begins_in_thread(self, plugin_id: str, what: str) -> bool:
-        left = self._in_threads.pop((plugin_id, what), 0)
-        if left > 1:
-            self._in_threads[plugin_id, what] = left - 1
-        return left > 0
-
-    def left_loop(self, plugin_id: str, what: str) -> None:
-        if len(self._in_threads) >= _MAX_HABITS:
-            self._in_threads.clear()
-        self._in_threads[plugin_id, what] = _IN_THREADS
 
 
 class CallOnLoop(Generic[_T]):

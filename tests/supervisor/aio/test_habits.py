@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from isoplug.supervisor.on_loop import Habits
+from isoplug.supervisor.habits import Habits
 
 
 def test_calls_begin_in_the_loop_until_one_has_left_it_and_try_it_again_after_a_while() -> None:
