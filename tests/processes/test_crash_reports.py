@@ -59,7 +59,7 @@ def test_a_crash_leaves_a_report(
     assert report.signature == f"{PROBE} handle_command: {cause}"
     assert (report.code, report.count, report.export) == (code, 1, "handle_command")
     assert report.message == error.message
-    assert f"{error.message} (see isoplug crashes show {report.id})" in str(error)
+    assert f"{error.message} (report: isoplug crashes show {report.id})" in str(error)
     assert report.latest.doing == f"command '{command}'"
     assert report.latest.outcome == "no_effects"
     assert report.latest.recording is None
@@ -154,7 +154,7 @@ def test_a_crash_while_a_plugin_starts_leaves_a_report(
     (report,) = reports()
     assert report.export == "init"
     (error,) = supervisor.load_errors.values()
-    assert str(error) == f"{error.message} (see isoplug crashes show {report.id})"
+    assert str(error) == f"{error.message} (report: isoplug crashes show {report.id})"
 
 
 def test_a_plugin_that_asked_another_hears_of_its_crash_and_not_of_the_report(

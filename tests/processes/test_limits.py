@@ -59,7 +59,7 @@ def test_cpu_time_of_a_call_is_bounded(start: Start) -> None:
     assert error.figure is not None
     assert 300 < error.figure < 3_000
     assert str(error).startswith(f"plugin {PROBE!r}, command 'spin': the CPU time of the call in milliseconds is ")
-    assert str(error).endswith("the limit is 300; see limits.cpu_per_call")
+    assert error.message.endswith("the limit is 300; see limits.cpu_per_call")
     assert error.outcome is Outcome.NO_EFFECTS
 
 

@@ -144,9 +144,9 @@ def test_the_error_of_a_call_that_was_cut_short_says_what_it_leaves_behind() -> 
 def test_the_error_of_a_crash_says_where_its_report_is() -> None:
     error = errors.GuestTrap("a.b", "command 'x'", "unreachable")
     error.crash_report = "3f9c1a2b7d4e"
-    assert str(error) == f"{error.message} (see isoplug crashes show 3f9c1a2b7d4e)"
+    assert str(error) == f"{error.message} (report: isoplug crashes show 3f9c1a2b7d4e)"
     error.settle(recorded(("file_written", "a.md")))
-    assert str(error).startswith(f"{error.message} (see isoplug crashes show 3f9c1a2b7d4e); by then it had")
+    assert str(error).startswith(f"{error.message} (report: isoplug crashes show 3f9c1a2b7d4e); by then it had")
 
 
 @pytest.mark.parametrize(

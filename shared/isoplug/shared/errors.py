@@ -84,7 +84,7 @@ class PluginError(Exception):
     def __str__(self) -> str:
         """The message; of a crash also where its report is, and of a call that was cut short what it leaves behind."""
         report = self.crash_report
-        message = self.message if report is None else f"{self.message} (see isoplug crashes show {report})"
+        message = self.message if report is None else f"{self.message} (report: isoplug crashes show {report})"
         if self.record is None or not self.is_cut_short:
             return message
         if self.outcome is Outcome.EFFECTS:
