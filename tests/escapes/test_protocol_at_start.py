@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-import hostile_worker
 from bench import nothing_left_behind, peak_growth_bytes
 from conftest import wait_until
-from hostile_worker import AT_START, AT_START_MARK
+from hostile_worker import AT_START, AT_START_MARK, zygotes_run_hostile_code
 from isoplug.shared.errors import CallTimeout, CrashReason, LoadError, PluginError, WorkerCrashed
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor.config import Limits
@@ -63,7 +62,7 @@ def launcher(runtime_base: Path) -> Iterator[Launcher]:
     folder = runtime_base / "start"
     folder.mkdir(mode=0o700)
     with pytest.MonkeyPatch.context() as patch:
-        hostile_worker.zygotes_run_hostile_code(patch)
+        zygotes_run_hostile_code(patch)
         launcher = Launcher(folder, Lockdown.OFF, [], [])
         with started(launcher, "greets_slowly"):
             pass

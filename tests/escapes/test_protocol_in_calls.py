@@ -19,10 +19,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-import hostile_worker
 from bench import PROBE, nothing_left_behind, peak_growth_bytes
 from conftest import PluginFolder, Workspace, wait_until
-from hostile_worker import ESCAPES, FRAME_BYTES, HOSTILE, IN_A_CALL
+from hostile_worker import ESCAPES, FRAME_BYTES, HALVES, HOSTILE, IN_A_CALL, zygotes_run_hostile_code
+from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import (
     CallTimeout,
@@ -69,7 +69,7 @@ BREACHES = {
     "long_zero_size",
     "http",
     "newlines",
-    *(f"{half}_{end}" for half in (*hostile_worker.HALVES, "nothing") for end in ("and_close", "and_half_close")),
+    *(f"{half}_{end}" for half in (*HALVES, "nothing") for end in ("and_close", "and_half_close")),
     "another_call",
     "an_old_call",
     "call_zero",
@@ -134,13 +134,13 @@ BREACHES = {
 }
 #: The process died, and its caller heard of it at once.
 DEATHS = {
-    *(f"{half}_{end}" for half in (*hostile_worker.HALVES, "nothing") for end in ("and_death", "and_sigkill")),
+    *(f"{half}_{end}" for half in (*HALVES, "nothing") for end in ("and_death", "and_sigkill")),
     "a_death_while_another_plugin_is_asked",
     "a_child_that_goes_on",
 }
 #: Nothing came of it until the deadline.
 SILENCES = {
-    *(f"{half}_{end}" for half in (*hostile_worker.HALVES, "nothing") for end in ("and_silence", "and_sigstop")),
+    *(f"{half}_{end}" for half in (*HALVES, "nothing") for end in ("and_silence", "and_sigstop")),
     "one_byte_in_a_while",
     "a_large_frame_in_single_bytes",
     "ten_thousand_host_calls",
@@ -220,7 +220,7 @@ def supervisor(tmp_path_factory: pytest.TempPathFactory, guest_cache: Path) -> I
     workspace = Workspace(folder / "workspace").grant(HOSTILE, execute_commands=["all"], read_files=["all"])
     restart = Restart(max_restarts=1000, backoff_initial=0.001, backoff_max=0.001, backoff_jitter=0.0)
     with pytest.MonkeyPatch.context() as patch:
-        hostile_worker.zygotes_run_hostile_code(patch)
+        zygotes_run_hostile_code(patch)
         config = Config(restart=restart, limits=LIMITS, lockdown=Lockdown.OFF)
         with Supervisor(plugins.path, workspace.path, state_dir=folder / "state", config=config) as supervisor:
             assert not supervisor.load_errors
@@ -384,7 +384,7 @@ def test_an_output_of_exactly_the_limit_is_an_answer_and_nothing_of_it_stays(wat
 def test_a_frame_of_exactly_the_limit_is_read_and_its_output_too_large(watch: Watch) -> None:
     outcome, _ = attacked(watch, "a_frame_at_the_limit")
     assert isinstance(outcome, ResourceLimitExceeded), outcome
-    assert FRAME_BYTES < (outcome.figure or 0) < FRAME_BYTES + hostile_worker.FRAME_OVERHEAD_BYTES
+    assert FRAME_BYTES < (outcome.figure or 0) < FRAME_BYTES + FRAME_OVERHEAD_BYTES
     watch.require_flat()
 
 
