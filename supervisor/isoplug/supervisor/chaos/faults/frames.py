@@ -6,6 +6,7 @@ Bytes that a worker is to have sent go through the decoder that reads what worke
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -52,44 +53,61 @@ _NO_MESSAGE = b"\xc1" * 64
 _HUGE_FRAME = bytes([2]) + (1 << 62).to_bytes(8, "big") + b"x" * 64
 
 
+@dataclass(frozen=True, slots=True)
+class _InsteadOfReply(CallFault):
+    """The worker sends something else in place of its reply, and breaks the protocol with it."""
+
+    ends: ClassVar[tuple[type[PluginError], ...]] = (WorkerCrashed,)
+    may_answer: ClassVar[bool] = False
+
+    @abstractmethod
+    def sent(self, reply: Returned | Failed) -> bytes:
+        """The worker's next bytes, where ``reply`` would come."""
+
+    def strike(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
+        link = delivery.worker.link
+
+        def swap(reply: Returned | Failed, deadline: Deadline) -> FromWorker:
+            link.feed(self.sent(reply))
+            return link.receive(deadline)
+
+        delivery.wire = OnReply(delivery.wire, swap)
+        return proceed(delivery)
+
+
 @register
 @dataclass(frozen=True, slots=True)
-class GarbageFrame(CallFault):
+class GarbageFrame(_InsteadOfReply):
     """The worker sends garbage in place of its reply, as when a guest has broken out into the worker, or its memory is
     damaged. ``of``: ``bytes`` that are no frame, a ``frame`` that holds no message, or a ``message`` that has no place
     there."""
 
     name: ClassVar[str] = "garbage-frame"
-    ends: ClassVar[tuple[type[PluginError], ...]] = (WorkerCrashed,)
-    may_answer: ClassVar[bool] = False
 
     of: Literal["bytes", "frame", "message"] = "frame"
 
     def __post_init__(self) -> None:
         require_among(self.name, "of", self.of, ("bytes", "frame", "message"))
 
-    def strike(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
+    def sent(self, _: Returned | Failed) -> bytes:
         match self.of:
             case "bytes":
-                garbage = _NO_FRAME
+                return _NO_FRAME
             case "frame":
-                garbage = framed(_NO_MESSAGE)
+                return framed(_NO_MESSAGE)
             case "message":
-                garbage = framed(encode(Hello(PROTOCOL)))
-        return _instead_of_reply(garbage, delivery, proceed)
+                return framed(encode(Hello(PROTOCOL)))
 
 
 @register
 @dataclass(frozen=True, slots=True)
-class OversizeFrame(CallFault):
+class OversizeFrame(_InsteadOfReply):
     """The worker announces a frame of four exabytes in place of its reply, to have the supervisor make room for it."""
 
     name: ClassVar[str] = "oversize-frame"
-    ends: ClassVar[tuple[type[PluginError], ...]] = (WorkerCrashed,)
-    may_answer: ClassVar[bool] = False
 
-    def strike(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
-        return _instead_of_reply(_HUGE_FRAME, delivery, proceed)
+    def sent(self, _: Returned | Failed) -> bytes:
+        return _HUGE_FRAME
 
 
 @register
@@ -174,22 +192,14 @@ class LateFrame(CallFault):
 
 @register
 @dataclass(frozen=True, slots=True)
-class StaleFrame(CallFault):
+class StaleFrame(_InsteadOfReply):
     """The reply to the call before arrives in place of this one's: a worker that has lost count. Nobody may get another
     caller's answer."""
 
     name: ClassVar[str] = "stale-frame"
-    ends: ClassVar[tuple[type[PluginError], ...]] = (WorkerCrashed,)
-    may_answer: ClassVar[bool] = False
 
-    def strike(self, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
-        def swap(reply: Returned | Failed, deadline: Deadline) -> FromWorker:
-            link = delivery.worker.link
-            link.feed(framed(encode(Returned(reply.call - 1, b"the answer to another call"))))
-            return link.receive(deadline)
-
-        delivery.wire = OnReply(delivery.wire, swap)
-        return proceed(delivery)
+    def sent(self, reply: Returned | Failed) -> bytes:
+        return framed(encode(Returned(reply.call - 1, b"the answer to another call")))
 
 
 @register
@@ -226,15 +236,3 @@ class Trap(CallFault):
 
         delivery.wire = OnReply(delivery.wire, trap)
         return proceed(delivery)
-
-
-def _instead_of_reply(data: bytes, delivery: Delivery, proceed: Proceed) -> Returned | Failed:
-    """The worker's next bytes are ``data``."""
-    link = delivery.worker.link
-
-    def swap(_: Returned | Failed, deadline: Deadline) -> FromWorker:
-        link.feed(data)
-        return link.receive(deadline)
-
-    delivery.wire = OnReply(delivery.wire, swap)
-    return proceed(delivery)
