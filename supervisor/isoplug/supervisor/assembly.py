@@ -19,6 +19,7 @@ from isoplug.supervisor.calls import CallRunner, Crash, Interceptor, OnCrash
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.egress import AddressPolicy, AiohttpClient, HttpClient, Lookups, NetLoop
 from isoplug.supervisor.files import reason
+from isoplug.supervisor.head_start import HeadStart
 from isoplug.supervisor.host import (
     HOST_FUNCTIONS,
     EventSink,
@@ -40,7 +41,6 @@ from isoplug.supervisor.permissions import Checker, DenyAll, Frontmatter
 from isoplug.supervisor.plugins.known import KnownManifests
 from isoplug.supervisor.plugins.table import PluginTable
 from isoplug.supervisor.pool import Keeper, Launcher, LeaseBook
-from isoplug.supervisor.private_folder import PrivateFolder
 from isoplug.supervisor.recording import CRASHES, RECORDINGS, CrashLog, Recorder, Ring
 from isoplug.supervisor.secrets import (
     Discreet,
@@ -74,7 +74,6 @@ __all__ = [
     "engine",
     "existing_folder",
     "module_folder",
-    "runtime_folder",
 ]
 
 _log = get_logger(__name__)
@@ -153,11 +152,6 @@ def existing_folder(folder: Path | None, argument: str) -> Path | None:
     except OSError as error:  # a folder above it is closed to this user, the name is too long, ...
         problem = f"cannot be looked at ({reason(error)}); run as a user who can, or name another"
     raise SetupError(f"{argument}: {folder} {problem}")
-
-
-def runtime_folder(cleanup: ExitStack) -> Path:
-    """A private folder, for what programs write and for templates to be locked into. Raises SetupError."""
-    return cleanup.enter_context(PrivateFolder.make("isoplug-", _runtime_bases()))
 
 
 def module_folder(config: Config, workspace: Path | None, plugins: Path | None) -> Path:
@@ -373,11 +367,11 @@ def build_observers(
     return Observers((*interceptors, recorder), CrashLog(state / CRASHES, recorder.crash_of, recorder.scrub))
 
 
-def build_launcher(config: Config, runtime: Path, cleanup: ExitStack) -> Launcher:
+def build_launcher(config: Config, runtime: Path, cleanup: ExitStack, head_start: HeadStart | None = None) -> Launcher:
     """Starts workers with the import table of all host functions; there is one zygote for all of them."""
     notices = [function.name for function in HOST_FUNCTIONS.values() if function.is_notice]
     functions = [name for name in HOST_FUNCTIONS if name not in notices]
-    launcher = Launcher(runtime, config.lockdown, functions, notices)
+    launcher = Launcher(runtime, config.lockdown, functions, notices, head_start)
     cleanup.callback(launcher.close)
     return launcher
 
@@ -390,10 +384,11 @@ def engine(
     table: PluginTable,
     observers: Observers,
     cleanup: ExitStack,
+    head_start: HeadStart | None = None,
 ) -> tuple[CallRunner, Loader]:
     """What runs calls and what starts workers, over one runtime folder; copies of modules are kept in the folder
     ``modules``."""
-    launcher = build_launcher(config, runtime, cleanup)
+    launcher = build_launcher(config, runtime, cleanup, head_start)
     book, keeper = LeaseBook(), Keeper()
     cleanup.callback(keeper.close)
     runner = CallRunner(
@@ -408,19 +403,3 @@ def engine(
     known = KnownManifests(None if modules == Path(tempfile.gettempdir()) else modules / "manifests")
     starter = Starter(launcher, runner, services, config, configured_policy(config), modules, known)
     return runner, Loader(starter, runner, table, services, book, keeper, config)
-
-
-def _runtime_bases() -> list[str]:
-    """Absolute, since the processes run elsewhere; UTF-8, since orders hold nothing else."""
-    bases = [os.environ.get("XDG_RUNTIME_DIR", "")]
-    with suppress(FileNotFoundError):  # not one of the usual places can be written to
-        bases.append(tempfile.gettempdir())
-    return [base for base in (*bases, "/tmp") if os.path.isabs(base) and _is_utf8(base)]
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from isoplug.shared.errors import PluginError
-from isoplug.supervisor.assembly import Observers, OwnServices, build_services, engine, module_folder, runtime_folder
+from isoplug.supervisor.assembly import Observers, OwnServices, build_services, engine, module_folder
 from isoplug.supervisor.config import Config, configured
 from isoplug.supervisor.host import NoHttp
 from isoplug.supervisor.machine import check_platform
@@ -15,6 +15,7 @@ from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.permissions import DenyAll
 from isoplug.supervisor.plugins.manifest import Manifest, check_compatible
 from isoplug.supervisor.plugins.table import PluginTable
+from isoplug.supervisor.runtime_folder import make_runtime_folder
 from isoplug.supervisor.websockets import NoSockets
 
 __all__ = ["inspect"]
@@ -35,7 +36,7 @@ def inspect(
     config = config.override(plugins_dir=None, workspace=None, state_dir=None, root_index=None)
     own = OwnServices(permissions=DenyAll(), http=NoHttp(), websockets=NoSockets())
     with ExitStack() as cleanup:
-        runtime = runtime_folder(cleanup)
+        runtime = cleanup.enter_context(make_runtime_folder())
         services = build_services(config, own, None, None, runtime, cleanup)
         modules = module_folder(config, None, None)
         _, loader = engine(config, runtime, modules, services, PluginTable(), Observers(), cleanup)

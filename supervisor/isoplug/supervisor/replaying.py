@@ -22,7 +22,7 @@ from isoplug.shared.errors import InvalidArgument, PluginError
 from isoplug.shared.limits import clip
 from isoplug.shared.messages import Failed, Returned
 from isoplug.shared.version import VERSION
-from isoplug.supervisor.assembly import OwnServices, build_launcher, build_services, module_folder, runtime_folder
+from isoplug.supervisor.assembly import OwnServices, build_launcher, build_services, module_folder
 from isoplug.supervisor.calls import CallRunner, Delivery, Frame, Proceed
 from isoplug.supervisor.config import Config, Limits
 from isoplug.supervisor.deadline import MAX_TIMEOUT_SECONDS, Deadline
@@ -49,6 +49,7 @@ from isoplug.supervisor.recording import (
     decode,
     redacted_request,
 )
+from isoplug.supervisor.runtime_folder import make_runtime_folder
 from isoplug.supervisor.websockets import NoSockets
 
 __all__ = ["Asked", "Replayed", "Verdict", "read_recording", "replay"]
@@ -210,7 +211,7 @@ def replay(
     own = OwnServices(permissions=DenyAll(), http=NoHttp(), websockets=NoSockets())
     player = _Player()
     with ExitStack() as cleanup:
-        runtime = runtime_folder(cleanup)
+        runtime = cleanup.enter_context(make_runtime_folder())
         services = build_services(alone, own, None, None, runtime, cleanup)
         launcher = build_launcher(alone, runtime, cleanup)
         runner = CallRunner(

@@ -31,7 +31,6 @@ from isoplug.supervisor.assembly import (
     engine,
     existing_folder,
     module_folder,
-    runtime_folder,
 )
 from isoplug.supervisor.calls import CallOptions, Cancellation, Frame, Interceptor, Poisoned, Steps, finish
 from isoplug.supervisor.calls.commands import parse_json
@@ -40,6 +39,7 @@ from isoplug.supervisor.deadline import Deadline
 from isoplug.supervisor.egress import HttpClient
 from isoplug.supervisor.events import Mailbox, Paused, encode_event
 from isoplug.supervisor.files import read_bounded, reason
+from isoplug.supervisor.head_start import HeadStart
 from isoplug.supervisor.host import EventSink, FileSource, RuntimeContext
 from isoplug.supervisor.machine import check_platform
 from isoplug.supervisor.namespaces import NamespaceProvider
@@ -51,6 +51,7 @@ from isoplug.supervisor.plugins.sidecar import read_config, write_config
 from isoplug.supervisor.plugins.table import Plugin, PluginTable
 from isoplug.supervisor.pool import State
 from isoplug.supervisor.reload import Handlers, OnProgress, Reloader, ReloadReport
+from isoplug.supervisor.runtime_folder import make_runtime_folder
 from isoplug.supervisor.secrets import Secrets
 from isoplug.supervisor.storage import Storage
 from isoplug.supervisor.websockets import WebSockets
@@ -97,6 +98,7 @@ class Supervisor:
             recorded (``config.record``) is what they leave of a call.
         on_progress: hears how far a load of the plugins folder is, at the start and in ``reload``: a LoadProgress at
             each step, in the thread that loads. It must not wait; what it raises is logged.
+        head_start: the first process, started before this module was imported; see ``isoplug.supervisor.head_start``.
 
     Raises:
         SetupError: this machine, a folder, the state or the configuration does not allow it; the text says what to do.
@@ -129,6 +131,7 @@ class Supervisor:
         websockets: WebSockets | None = None,
         interceptors: Sequence[Interceptor] = (),
         on_progress: OnProgress = lambda _: None,
+        head_start: HeadStart | None = None,
     ) -> None:
         check_platform()
         self._config = configured(
@@ -159,13 +162,13 @@ class Supervisor:
         with ExitStack() as cleanup:
             folder = existing_folder(self._config.workspace, "workspace")
             plugins = existing_folder(self._config.plugins_dir, "plugins_dir")
-            runtime = runtime_folder(cleanup)
+            runtime = cleanup.enter_context(make_runtime_folder()) if head_start is None else head_start.runtime_folder
             self._services = build_services(self._config, own, folder, plugins, runtime, cleanup)
             self._table = PluginTable()
             modules = module_folder(self._config, folder, plugins)
             observers = build_observers(self._config, folder, plugins, interceptors)
             self._runner, self._loader = engine(
-                self._config, runtime, modules, self._services, self._table, observers, cleanup
+                self._config, runtime, modules, self._services, self._table, observers, cleanup, head_start
             )
             _alive.add(self)
             cleanup.callback(self._end_plugins)

@@ -7,7 +7,7 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -95,23 +95,37 @@ class Choice:
     def settings_with_plugins(self) -> Config:
         settings = self.settings()
         if settings.plugins_dir is None:
-            raise click.UsageError("no plugins: give --plugins DIR, or a --config FILE with plugins_dir")
+            raise _no_plugins()
         return settings
 
-    def supervisor(self) -> Supervisor:
+    @contextmanager
+    def supervisor(self) -> Iterator[Supervisor]:
         """With all plugins loaded. Raises SetupError."""
-        with _no_garbage():
-            from isoplug.supervisor.cli.loading import loading_bar
-            from isoplug.supervisor.supervisor import Supervisor
+        if self.plugins is None and self.config is None:
+            raise _no_plugins()
+        with ExitStack() as closing:
+            with _no_garbage():
+                from isoplug.supervisor.head_start import HeadStart
 
-        with loading_bar() as on_progress:
-            return Supervisor(config=self.settings_with_plugins(), on_progress=on_progress)
+                head_start = closing.enter_context(HeadStart())  # it boots while this goes on importing
+                from isoplug.supervisor.cli.loading import loading_bar
+                from isoplug.supervisor.supervisor import Supervisor
+
+            with loading_bar() as on_progress:
+                supervisor = Supervisor(
+                    config=self.settings_with_plugins(), on_progress=on_progress, head_start=head_start
+                )
+            yield closing.enter_context(supervisor)
 
     def client(self) -> AbstractContextManager[Client]:
         """Of the service that was started with the same options. Raises SetupError, NotRunning, PermissionDenied."""
         from isoplug.supervisor.service.client import folder_of, open_client
 
         return open_client(folder_of(self.settings()))
+
+
+def _no_plugins() -> click.UsageError:
+    return click.UsageError("no plugins: give --plugins DIR, or a --config FILE with plugins_dir")
 
 
 @contextmanager

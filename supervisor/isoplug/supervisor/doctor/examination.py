@@ -16,7 +16,6 @@ from pathlib import Path
 from isoplug.shared.errors import SetupError
 from isoplug.shared.lockdown import Layer, Lockdown, Protection
 from isoplug.shared.version import VERSION
-from isoplug.supervisor.assembly import runtime_folder
 from isoplug.supervisor.config import Config
 from isoplug.supervisor.doctor import surroundings
 from isoplug.supervisor.doctor.layers import find_layers
@@ -25,6 +24,7 @@ from isoplug.supervisor.doctor.report import Report, WorkerFinding
 from isoplug.supervisor.files import reason
 from isoplug.supervisor.interpreter import fresh_interpreter
 from isoplug.supervisor.machine import check_platform
+from isoplug.supervisor.runtime_folder import make_runtime_folder
 from isoplug.supervisor.supervisor import Supervisor
 
 __all__ = ["examine"]
@@ -53,7 +53,7 @@ def examine(config: Config) -> Report:
         offers = _offers(folder)
         protection, sight, failure = _worker(folder, config)
         with ExitStack() as cleanup:
-            sockets = runtime_folder(cleanup).parent
+            sockets = cleanup.enter_context(make_runtime_folder()).parent
         machine = surroundings.facts(sockets) | {"landlock_abi": offers.landlock_abi}
     return Report(
         config.lockdown,

@@ -12,6 +12,7 @@ from isoplug.shared.lockdown import Lockdown, Protection
 from isoplug.shared.messages import PROTOCOL, Hello, Load, Loaded, LoadFailed
 from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.head_start import HeadStart
 from isoplug.supervisor.lifeline import Lifeline
 from isoplug.supervisor.observe.logs import get_logger
 from isoplug.supervisor.pool.fork_server import ForkServerDied
@@ -33,13 +34,21 @@ _FAREWELL_SECONDS = 2.0
 
 
 class Launcher:
-    """Thread-safe; one a supervisor. ``functions`` and ``notices`` are the import table of every guest."""
+    """Thread-safe; one a supervisor. ``functions`` and ``notices`` are the import table of every guest.
+    ``head_start`` has the first zygote, if there is one; otherwise it is started when it is needed."""
 
-    def __init__(self, runtime_dir: Path, lockdown: Lockdown, functions: Sequence[str], notices: Sequence[str]) -> None:
+    def __init__(
+        self,
+        runtime_dir: Path,
+        lockdown: Lockdown,
+        functions: Sequence[str],
+        notices: Sequence[str],
+        head_start: HeadStart | None = None,
+    ) -> None:
         self._lockdown = lockdown
         self._hub = Hub()
-        self._lifeline = Lifeline()
-        self._zygote = Zygote(runtime_dir, self._hub, self._lifeline)
+        self._lifeline, booting = (Lifeline(), None) if head_start is None else head_start.take()
+        self._zygote = Zygote(runtime_dir, self._hub, self._lifeline, booting)
         self._nursery = Nursery(
             self._zygote,
             self._hub,
