@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self, TypeAlias, TypeVar
@@ -59,14 +60,25 @@ class GuestAbort(Exception):
     """The guest's call has to end here: its input makes no sense and the function has no way to say so."""
 
 
-class Request(BaseModel):
-    """Base of the requests: exact types, unknown fields ignored (newer guests may send more)."""
+#: Held while a validator is built.
+_building = threading.Lock()
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore")
+
+class Request(BaseModel):
+    """Base of the requests: exact types, unknown fields ignored (newer guests may send more).
+
+    The validator of each is built with the first request of its kind: those of all together take longer than a plugin
+    to start, and one run asks for few of them.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", defer_build=True)
 
     @classmethod
     def parse(cls, payload: bytes) -> Self:
         """Raises ValidationError; pydantic's JSON parser bounds nesting and refuses broken UTF-8."""
+        if not cls.__pydantic_complete__:
+            with _building:  # pydantic would build it by itself, older versions of it for one thread only
+                cls.model_rebuild()
         return cls.model_validate_json(payload)
 
     def about(self) -> str:
@@ -76,6 +88,8 @@ class Request(BaseModel):
 
 class Nothing(Request):
     """For functions that take no input: whatever was sent is not looked at."""
+
+    model_config = ConfigDict(defer_build=False)  # it is made without being parsed
 
     @classmethod
     def parse(cls, _payload: bytes) -> Self:
