@@ -7,18 +7,16 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from commands import SCRIPT
 from conftest import PluginFolder, Workspace, is_alive, wait_until
 
-__all__ = ["SCRIPT", "RawClient", "ServiceHost"]
-
-SCRIPT = Path(sys.executable).with_name("isoplug")
+__all__ = ["RawClient", "ServiceHost"]
 
 
 class RawClient:

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,14 +15,14 @@ from typing import Any
 
 import pytest
 
+from commands import SCRIPT, needs_script
 from conftest import PluginFolder
 from gaps import as_nobody, lacking, why_nobody_can
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
 NO_LANDLOCK = {"landlock_create_ruleset": errno.ENOSYS}
 NO_SECCOMP = {"seccomp": errno.ENOSYS}
 
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
 @dataclass(frozen=True)

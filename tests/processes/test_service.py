@@ -22,9 +22,10 @@ import psutil
 import pytest
 
 from bench import PROBE
+from commands import SCRIPT
 from conftest import PluginFolder, wait_until
 from guests import guest
-from service_host import SCRIPT, ServiceHost
+from service_host import ServiceHost
 
 #: Far above what the service needs, far below the timeouts that it would otherwise wait for.
 SOON_SECONDS = 15.0

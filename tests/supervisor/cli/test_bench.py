@@ -5,51 +5,42 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from commands import SCRIPT, at_terminal, needs_script, run_command
 from conftest import wait_until
 from isoplug.supervisor.bench.goals import GOALS
 from isoplug.supervisor.bench.sections import SECTIONS
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
 NAMES = [section.name for section in SECTIONS]
 #: The least that each section can measure.
 QUICK = ("--short", "--blocks", "1")
 #: Longer than the path of a socket may be.
 TMP = "tmp" * 40
 
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
-def bench(folder: Path, *arguments: str, codes: tuple[int, ...] = (0,), **options: Any) -> tuple[str, str]:
+def bench(
+    folder: Path,
+    *arguments: str,
+    codes: tuple[int, ...] = (0,),
+    command: Sequence[str | Path] = (SCRIPT, "bench"),
+) -> tuple[str, str]:
     """stdout and stderr. What is left in ``folder/TMP`` fails the test."""
     (folder / TMP).mkdir(exist_ok=True)
-    run = subprocess.run(
-        options.pop("command", [SCRIPT, "bench"]) + list(arguments),
-        cwd=folder,
-        env={**os.environ, "TMPDIR": str(folder / TMP), **options.pop("env", {})},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-        **options,
-    )
-    assert run.returncode in codes, run.stdout + run.stderr
-    assert "Traceback" not in run.stderr
-    assert "\x1b" not in run.stdout + run.stderr
+    said = run_command([*command, *arguments], folder, env={"TMPDIR": str(folder / TMP)}, codes=codes)
     assert list((folder / TMP).glob("isoplug*")) == []
-    return run.stdout, run.stderr
+    return said
 
 
 @pytest.fixture(scope="module")
@@ -160,24 +151,10 @@ def test_the_exit_code_is_1_beyond_twice_a_goal_and_with_strict_beyond_the_goal(
 
 
 def test_a_terminal_shows_how_far_it_is(tmp_path: Path) -> None:
-    master, slave = pty.openpty()
-    shown = b""
-    command = [SCRIPT, "bench", *QUICK, "--only", "payloads"]
-    try:
-        process = subprocess.Popen(
-            command, env={**os.environ, "TERM": "xterm"}, stdout=subprocess.PIPE, stderr=slave, cwd=tmp_path
-        )
-        os.close(slave)
-        try:
-            while data := os.read(master, 4096):
-                shown += data
-        except OSError:  # EIO: the other end is closed
-            pass
+    with at_terminal([SCRIPT, "bench", *QUICK, "--only", "payloads"], tmp_path) as (process, terminal):
         out, _ = process.communicate(timeout=240)
-    finally:
-        os.close(master)
-    assert process.returncode == 0, shown
-    assert b"payloads" in shown
+    assert process.returncode == 0, terminal.text
+    assert "payloads" in terminal.text
     assert b"\x1b" not in out
 
 

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import pty
 import re
 import shlex
 import signal
-import struct
 import subprocess
-import sys
-import termios
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import SCRIPT, at_terminal, needs_script, run_command
 from conftest import PluginFolder, Workspace, wait_until
 from isoplug.supervisor.chaos import Plan, fault_names
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
 ECHO = ("--command", "test.probe:echo=[1]")
 #: It counts in memory, which its plugin loses with every worker: the promise that answers stay the same cannot hold.
 COUNT = ("--command", "test.probe:count")
 
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
 @pytest.fixture
@@ -40,19 +34,7 @@ def folder(tmp_path: Path, plugins: PluginFolder, workspace: Workspace) -> Path:
 
 def chaos(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
     """stdout and stderr."""
-    run = subprocess.run(
-        [SCRIPT, "chaos", *arguments],
-        cwd=folder,
-        env={**os.environ, "TMPDIR": "/tmp"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=240,
-        check=False,
-    )
-    assert run.returncode == code, run.stdout + run.stderr
-    assert "Traceback" not in run.stderr
-    assert "\x1b" not in run.stdout + run.stderr
-    return run.stdout, run.stderr
+    return run_command([SCRIPT, "chaos", *arguments], folder, env={"TMPDIR": "/tmp"}, codes=[code])
 
 
 def run(folder: Path, *arguments: str, code: int = 0) -> tuple[str, str]:
@@ -185,28 +167,15 @@ def test_a_run_that_is_stopped_leaves_no_copies_and_does_not_say_that_a_promise_
 
 
 def test_a_run_that_is_stopped_writes_the_page_that_was_asked_for_of_what_it_has_done(folder: Path) -> None:
-    master, slave = pty.openpty()  # which shows how far it is
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     arguments = ["--duration", "10m", "--callers", "1", "--faults", "kill", "--seed", "3", "--report", "out.html"]
-    command = [SCRIPT, "chaos", "--plugins", "plugins", *arguments, *ECHO]
-    environment = {**os.environ, "TERM": "xterm"}
-    shown = b""
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=slave)
-    os.close(slave)
-    try:
-        while re.search(rb"comparing.*running", shown, re.DOTALL) is None:  # then a round is whole
-            shown += os.read(master, 4096)
+    with at_terminal([SCRIPT, "chaos", "--plugins", "plugins", *arguments, *ECHO], folder) as (process, terminal):
+        # The next round has begun.
+        wait_until(lambda: re.search("comparing.*running", terminal.text, re.DOTALL))
         process.send_signal(signal.SIGINT)
-        with suppress(OSError):  # EIO: the other end is closed
-            while data := os.read(master, 4096):
-                shown += data
         out, _ = process.communicate(timeout=60)
-    finally:
-        process.kill()
-        os.close(master)
     assert process.returncode == 128 + signal.SIGINT
     assert out == b""
-    assert b"the page, of what was done until then, is out.html" in shown
+    assert "the page, of what was done until then, is out.html" in terminal.text
     page = (folder / "out.html").read_text("utf-8")
     assert "every promise held, stopped before its end</title>" in page
     assert "Stopped before its end: " in page
@@ -244,24 +213,11 @@ def test_without_a_seed_each_run_has_one_of_its_own_and_names_it(folder: Path) -
 
 
 def test_a_terminal_gets_a_bar_with_counts_and_a_program_gets_none(folder: Path) -> None:
-    master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
     command = [SCRIPT, "chaos", "--plugins", "plugins", "--calls", "60", "--faults", "kill", *ECHO]
-    environment = {**os.environ, "TERM": "xterm"}
-    shown = b""
-    try:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=slave)
-        os.close(slave)
-        try:
-            while data := os.read(master, 4096):
-                shown += data
-        except OSError:  # EIO: the other end is closed
-            pass
+    with at_terminal(command, folder) as (process, terminal):
         out, _ = process.communicate(timeout=240)
-    finally:
-        os.close(master)
-    assert process.returncode == 0, shown
-    assert b"faults: " in shown
+    assert process.returncode == 0, terminal.text
+    assert "faults: " in terminal.text
     assert b"\x1b" not in out
 
 

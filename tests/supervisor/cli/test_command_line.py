@@ -19,12 +19,12 @@ import psutil
 import pytest
 
 import isoplug.supervisor.demo as demo
+from commands import SCRIPT, needs_script
 from conftest import PluginFolder, Workspace, wait_until
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
 PROBE = "test.probe"
 
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
 @dataclass(frozen=True)

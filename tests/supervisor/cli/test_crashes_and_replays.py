@@ -5,20 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import SCRIPT, needs_script
 from conftest import PluginFolder, Workspace
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
 PROBE = "test.probe"
 FOLDERS = ("--plugins", "plugins", "--workspace", "workspace", "--state", "state")
 
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +13,11 @@ from typing import Any
 
 import pytest
 
+from commands import SCRIPT, needs_script
 from gaps import as_nobody, lacking, why_nobody_can
 from isoplug.shared.lockdown import Layer
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
-
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
 def doctor(

@@ -10,31 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from commands import Terminal
 from conftest import wait_until
 from isoplug.supervisor import LoadProgress
 from isoplug.supervisor.cli import loading
 from isoplug.supervisor.cli.loading import loading_bar
-
-
-class Terminal:
-    """What is written to stderr, read by a thread, so that nobody who writes waits."""
-
-    def __init__(self) -> None:
-        self._master, self.slave = os.openpty()
-        self.text = ""
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        try:
-            while chunk := os.read(self._master, 4096):
-                self.text += chunk.decode(errors="replace")
-        except OSError:  # the other end is closed
-            pass
-
-    def close(self) -> None:
-        self._reader.join()
-        os.close(self._master)
 
 
 @contextmanager

@@ -6,21 +6,20 @@ import json
 import os
 import pty
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from commands import SCRIPT, needs_script
 from conftest import PluginFolder, wait_until
 from isoplug.supervisor.integrity import checksum_file, sha256_of, signature_file
 from isoplug.supervisor.integrity.ed25519 import SigningKey, new_key_pair
 
-SCRIPT = Path(sys.executable).with_name("isoplug")
 PASSPHRASE = "ISOPLUG_KEY_PASSPHRASE"
 Run = Callable[..., tuple[str, str]]
 
-pytestmark = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")
+pytestmark = needs_script
 
 
 @pytest.fixture

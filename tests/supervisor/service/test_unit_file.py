@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from commands import SCRIPT
 from isoplug.supervisor.config import load_config
-from service_host import SCRIPT
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 UNIT = (CONFIGS / "isoplug.service").read_text()
