@@ -120,7 +120,7 @@ def test_a_slow_plugin_holds_up_nobody_but_its_own_callers(
     supervisor = supervise()
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(supervisor.command, "test.slow", "spin", timeout=100.0)
-        wait_until(lambda: supervisor.plugins["test.slow"].status.state == "busy")
+        wait_until_computing(supervisor.plugins["test.slow"])
         for _ in range(100):
             assert supervisor.call("test.quick", "echo", b"x") == b"x"
         assert not slow.done()

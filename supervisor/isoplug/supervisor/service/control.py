@@ -69,7 +69,10 @@ class Control:
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # Not a coroutine: asyncio would make a task of its own of it, and logs each that is cancelled (until 3.12).
         connection = _Connection(reader, writer, self._answer, self._parsing)
-        self._connections[connection] = asyncio.create_task(self._attend(connection))
+        task = self._connections[connection] = asyncio.create_task(self._attend(connection))
+        # Many may come before the first of their tasks begins, and make room for each other: a task that is cancelled
+        # before it has begun closes nothing.
+        task.add_done_callback(lambda _: connection.abort())
 
     async def _attend(self, connection: _Connection) -> None:
         try:
