@@ -264,9 +264,21 @@ def test_text_in_any_language_may_be_as_long_as_in_english(client: RawClient) ->
     assert text == client.ask("call", plugin=PROBE, command="echo", params=text)["data"]
 
 
+def at_rest(host: ServiceHost) -> psutil.Process:
+    """The service, when it has noticed that all clients have gone."""
+    process = psutil.Process(host.processes[0].pid)
+
+    def has_only_its_listener() -> bool:
+        names = [str(one.laddr) for one in process.net_connections("unix")]
+        return sum(name.endswith("control.sock") for name in names) == 1
+
+    wait_until(has_only_its_listener, "the connections to be closed")
+    return process
+
+
 def test_clients_that_hang_make_room_for_the_next(host: ServiceHost) -> None:
     """Silent ones, ones with half a request, and ones that send and never read, in hundreds."""
-    process = psutil.Process(host.processes[0].pid)
+    process = at_rest(host)
     before = process.num_fds()
     hanging = []
     for number in range(200):
@@ -284,7 +296,7 @@ def test_clients_that_hang_make_room_for_the_next(host: ServiceHost) -> None:
 
 
 def test_clients_that_come_at_one_instant_are_answered_or_shown_out(host: ServiceHost) -> None:
-    process = psutil.Process(host.processes[0].pid)
+    process = at_rest(host)
     before = process.num_fds()
     process.suspend()
     try:
@@ -315,7 +327,7 @@ def unread_bytes(client: RawClient) -> int:
 
 
 def test_one_client_more_than_can_be_answered_hears_so(host: ServiceHost) -> None:
-    process = psutil.Process(host.processes[0].pid)
+    process = at_rest(host)
     before = process.num_fds()
     clients = [host.client() for _ in range(63)]
     for number, client in enumerate(clients):
