@@ -1,9 +1,9 @@
 """From import table to host functions: every stub forwards bytes to the supervisor and returns its answer.
 
-A stub decides nothing. It never raises either: Extism prints and swallows an exception of a host function, the guest
-gets offset 0 and *the call succeeds*, so a failure would turn into an empty answer, which many functions use for
-success. What cannot be answered is remembered in ``Courier.broken``; from then on the guest gets nothing more from the
-host, and when its call ends the remembered failure is what the supervisor hears.
+A stub decides nothing. It never raises either: cffi prints and swallows an exception of a callback, the guest gets
+offset 0 and *the call succeeds*, so a failure would turn into an empty answer, which many functions use for success.
+What cannot be answered is remembered in ``Courier.broken``; from then on the guest gets nothing more from the host, and
+when its call ends the remembered failure is what the supervisor hears.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import extism
+from extism import Function, ValType
+from extism_sys import ffi, lib
 
 from isoplug.shared.limits import EXIT_PROTOCOL, NOTICE_BYTES
 from isoplug.shared.messages import Answer, FailureKind, HostCall, Notice
@@ -22,7 +23,6 @@ from isoplug.worker.link import Link
 __all__ = ["Courier", "register"]
 
 _NAMESPACE = "extism:host/user"
-_SIGNATURE = ([extism.ValType.I64], [extism.ValType.I64])
 
 
 class Courier:
@@ -60,45 +60,51 @@ class Courier:
         self.link.send(Notice(self._call, function, payload))
         return b""
 
-    def serve(
-        self, plugin: Any, inputs: Any, outputs: Any, function: str, carry: Callable[[str, bytes], bytes]
-    ) -> None:
-        """One host call of the guest, from its memory and back into it."""
-        outputs[0].value = 0
+    def serve(self, plugin: Any, offset: int, function: str, carry: Callable[[str, bytes], bytes]) -> int:
+        """One host call of the guest, from its memory and back into it: where the answer is, 0 for none."""
         if self.broken is not None:
-            return
+            return 0
         if not self._is_called:
             says = f"it calls {function} while it starts, before any call of its host"
             self.broken = GuestFailure(FailureKind.TRAP, says)
-            return
-        memory = plugin.memory_at_offset(inputs[0])
-        if memory.length > self.frame_bytes:
-            self.broken = GuestFailure(FailureKind.LIMIT, "limits.frame", memory.length)
-            return
-        answer = carry(function, bytes(plugin.memory(memory)) if memory.length else b"")
+            return 0
+        length = lib.extism_current_plugin_memory_length(plugin, offset)
+        if length > self.frame_bytes:
+            self.broken = GuestFailure(FailureKind.LIMIT, "limits.frame", length)
+            return 0
+        request = bytes(ffi.buffer(lib.extism_current_plugin_memory(plugin) + offset, length)) if length else b""
+        answer = carry(function, request)
         if not answer:
-            return
-        room = plugin.alloc(len(answer))
-        if not room.offset:
+            return 0
+        room: int = lib.extism_current_plugin_memory_alloc(plugin, len(answer))
+        if not room:
             self.broken = GuestFailure(FailureKind.LIMIT, "limits.wasm_memory")
-            return
-        plugin.memory(room)[:] = answer
-        outputs[0].value = room.offset
+            return 0
+        # Asked again, since memory that has grown may lie elsewhere.
+        ffi.memmove(lib.extism_current_plugin_memory(plugin) + room, answer, len(answer))
+        return room
 
 
-def register(courier: Courier, functions: list[str], notices: list[str]) -> list[Any]:
-    """Make Extism host functions of the import table. Once per process: Extism keeps them in a process-wide list."""
+def register(courier: Courier, functions: list[str], notices: list[str]) -> list[Function]:
+    """Make Extism host functions of the import table."""
     carriers = [(name, courier.ask) for name in functions] + [(name, courier.tell) for name in notices]
-    return [_stub(courier, name, carry) for name, carry in carriers]
+    integer = [ValType.I64]
+    return [Function(_NAMESPACE, name, integer, integer, _callback, courier, name, carry) for name, carry in carriers]
 
 
-def _stub(courier: Courier, function: str, carry: Callable[[str, bytes], bytes]) -> Any:
-    def stub(plugin: Any, inputs: Any, outputs: Any, *_: Any) -> None:
-        try:
-            courier.serve(plugin, inputs, outputs, function, carry)
-        except MemoryError:
-            courier.broken = GuestFailure(FailureKind.LIMIT, "limits.process_memory")
-        except Exception as error:  # noqa: BLE001  Extism would swallow it and let the guest go on
-            courier.broken = GuestFailure(FailureKind.TRAP, f"{function}: {type(error).__name__}: {error}")
+def _serve(plugin: Any, inputs: Any, _inputs: int, outputs: Any, _outputs: int, data: Any) -> None:
+    """Extism's C interface itself: what its Python SDK puts around a host function takes as long as all that is done
+    here. One for all, as it is code that is made here, in the zygote: templates make none."""
+    outputs[0].v.i64 = 0
+    courier, function, carry = ffi.from_handle(data)
+    try:
+        outputs[0].v.i64 = courier.serve(plugin, inputs[0].v.i64, function, carry)
+    except MemoryError:
+        courier.broken = GuestFailure(FailureKind.LIMIT, "limits.process_memory")
+    except Exception as error:  # noqa: BLE001  the guest would go on with whatever the slot holds
+        courier.broken = GuestFailure(FailureKind.TRAP, f"{function}: {type(error).__name__}: {error}")
 
-    return extism.host_fn(name=function, namespace=_NAMESPACE, signature=_SIGNATURE)(stub)
+
+_callback = ffi.callback(
+    "void(ExtismCurrentPlugin *, const ExtismVal *, ExtismSize, ExtismVal *, ExtismSize, void *)", _serve
+)
