@@ -14,6 +14,7 @@ from wasmtime import wat2wasm
 
 from confined import confined
 from conftest import PluginFolder, wait_until
+from hosts import Host
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import Supervisor
 from isoplug.supervisor.config import Config
@@ -87,6 +88,23 @@ def test_it_wakes_up_now_and_then(supervisor: Supervisor) -> None:
         return sleeps_of_the_timer_thread(pid_of(supervisor)) > before + 3
 
     wait_until(has_been_awake)
+
+
+def test_it_wakes_up_also_under_a_host_that_blocks_signals(plugins: PluginFolder, host: Callable[[str], Host]) -> None:
+    plugins.add()
+    caller = host("""
+        signal.pthread_sigmask(signal.SIG_BLOCK, set(signal.Signals))
+        supervisor = make()
+        say("ready", *supervisor.plugins["test.probe"].status.worker_pids)
+        while True:
+            supervisor.call("test.probe", "echo", b"")
+    """)
+    caller.ready()
+    (worker,) = caller.family
+    before = sleeps_of_the_timer_thread(worker.pid)
+    wait_until(lambda: sleeps_of_the_timer_thread(worker.pid) > before + 3)
+    caller.kill()
+    wait_until(caller.is_gone)
 
 
 @pytest.mark.parametrize("lockdown", [Lockdown.OFF, Lockdown.BEST_EFFORT])
