@@ -182,6 +182,27 @@ def test_a_run_that_is_stopped_writes_the_page_that_was_asked_for_of_what_it_has
     assert "no fault struck" not in page
 
 
+def test_a_run_that_is_stopped_before_it_has_done_anything_says_that_there_is_no_page(folder: Path) -> None:
+    (folder / "tmp").mkdir()
+    spin = ["--command", "test.probe:spin", "--timeout", "10m", "--report", "out.html"]
+    with subprocess.Popen(
+        [SCRIPT, "chaos", "--plugins", "plugins", *spin],
+        cwd=folder,
+        env={**os.environ, "TMPDIR": str(folder / "tmp")},
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    ) as process:
+        try:
+            wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/state/storage.sqlite3")))
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 128 + signal.SIGINT
+    assert "there is no page: not one round was whole by then" in err
+    assert not (folder / "out.html").exists()
+
+
 def test_the_next_run_removes_the_copies_of_one_that_was_killed(folder: Path) -> None:
     (folder / "tmp").mkdir()
     environment = {**os.environ, "TMPDIR": str(folder / "tmp")}

@@ -210,16 +210,15 @@ def _run(choice: _Choice, *, is_shrunk: bool, as_json: bool) -> None:
         def on_progress(progress: Progress) -> None:
             show(progress.phase, progress.share, _counts(progress))
 
-        def on_stopped(report: Report) -> None:
-            _write_page(replace(report, repeat=choice.command(seed, len(report.calls)), is_stopped=True), choice)
-
-        report = run(settings, on_progress=on_progress, on_stopped=on_stopped)
-        if report.broken and is_shrunk:
-            try:
+        stopped: list[Report] = []
+        try:
+            report = run(settings, on_progress=on_progress, on_stopped=stopped.append)
+            if report.broken and is_shrunk:
+                stopped.append(report)
                 report = shrink(settings, report, on_progress=on_progress)
-            except SystemExit:
-                on_stopped(report)
-                raise
+        except SystemExit:
+            _tell_of_stopped(stopped, choice, seed)
+            raise
     report = replace(report, repeat=choice.command(seed, len(report.calls)))
     if report.smallest is not None:
         write_output(saved_at, report.smallest.to_toml().encode())
@@ -263,6 +262,14 @@ def _write_page(report: Report, choice: _Choice) -> None:
         write_output(choice.report, to_html(report).encode())
         what = "page, of what was done until then," if report.is_stopped else "page"
         click.echo(f"isoplug: the {what} is {choice.report}", err=True)
+
+
+def _tell_of_stopped(reports: list[Report], choice: _Choice, seed: int) -> None:
+    """The page of the one that there is, or that there is none."""
+    for report in reports:
+        _write_page(replace(report, repeat=choice.command(seed, len(report.calls)), is_stopped=True), choice)
+    if choice.report is not None and not reports:
+        click.echo("isoplug: there is no page: not one round was whole by then", err=True)
 
 
 def _explain_duration(report: Report, choice: _Choice) -> None:
