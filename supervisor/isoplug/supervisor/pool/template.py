@@ -148,8 +148,8 @@ class Template:
                     lent.callback(os.close, module_fd)
                 except OSError as error:
                     raise SetupError(
-                        f"cannot start the process that compiles plugin {self.name!r}: {error}; free descriptors or "
-                        "memory"
+                        f"cannot start the process that compiles plugin {self.name!r}: {error}; free "
+                        "descriptors, memory or disk"
                     ) from error
                 process = self._nursery.zygote.fork(self._order(), deadline, theirs, module_fd)
                 ours.pop_all()
