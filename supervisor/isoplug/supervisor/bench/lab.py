@@ -35,7 +35,7 @@ class Pace:
 
 
 FULL: Final = Pace()
-SHORT: Final = Pace(blocks=6, idle_seconds=4.0, crowds=(1, 200), again=3)
+SHORT: Final = Pace(blocks=6, idle_seconds=4.0, crowds=(1, 200), again=5)
 
 
 @dataclass(frozen=True, slots=True)
