@@ -84,8 +84,8 @@ def test_it_wakes_up_now_and_then(supervisor: Supervisor) -> None:
     before = sleeps_of_the_timer_thread(pid_of(supervisor))
 
     def has_been_awake() -> bool:
-        supervisor.call(PROBE, "echo", b"")
-        return sleeps_of_the_timer_thread(pid_of(supervisor)) > before + 3
+        supervisor.command(PROBE, "busy", {"milliseconds": 200})
+        return sleeps_of_the_timer_thread(pid_of(supervisor)) > before + 2
 
     wait_until(has_been_awake)
 
@@ -97,12 +97,12 @@ def test_it_wakes_up_also_under_a_host_that_blocks_signals(plugins: PluginFolder
         supervisor = make()
         say("ready", *supervisor.plugins["test.probe"].status.worker_pids)
         while True:
-            supervisor.call("test.probe", "echo", b"")
+            supervisor.command("test.probe", "busy", {"milliseconds": 200})
     """)
     caller.ready()
     (worker,) = caller.family
     before = sleeps_of_the_timer_thread(worker.pid)
-    wait_until(lambda: sleeps_of_the_timer_thread(worker.pid) > before + 3)
+    wait_until(lambda: sleeps_of_the_timer_thread(worker.pid) > before + 2)
     caller.kill()
     wait_until(caller.is_gone)
 

@@ -33,8 +33,11 @@ from isoplug.worker.lockdown.seccomp.numbers import MACHINES
 NUMBERS = MACHINES[os.uname().machine].numbers
 OF_A_WORKER = (Stage.COMPILE, Stage.INSTANTIATE, Stage.RUN, Stage.RUN_GUEST)
 FUTEX_WAIT, FUTEX_WAKE = 128, 129  # <linux/futex.h>, both private
+MAPPED_BYTES = 64 << 20  # malloc never takes so much from the heap
 
 libc = ctypes.CDLL(None, use_errno=True)
+allocate = libc.malloc
+allocate.restype = ctypes.c_void_p
 
 
 def within(stage: Stage, step: Callable[[], Any]) -> Ending:
@@ -200,35 +203,38 @@ def test_threads_that_were_there_before_are_bound_as_well() -> None:
     assert isinstance(ending.value, PermissionError)
 
 
-def test_the_guests_thread_wakes_no_other_and_is_woken() -> None:
+@pytest.mark.parametrize(("size", "attempts", "woken"), [(4, 50, [0, 1]), (MAPPED_BYTES, 10_000, [1, 0])])
+def test_the_guests_thread_wakes_no_other_that_sleeps_on_the_heap(size: int, attempts: int, woken: list[int]) -> None:
     def live() -> list[int]:
         """How many the guest's thread wakes, then how many another does that was there before."""
-        word, has_entered, woken = ctypes.c_uint32(0), [], []
-        futex = partial(libc.syscall, NUMBERS["futex"], ctypes.byref(word))
+        address, has_tried, woken = allocate(size), [], [0, 0]
+        ctypes.c_uint32.from_address(address).value = 0
+        futex = partial(libc.syscall, NUMBERS["futex"], ctypes.c_void_p(address))
         sleeper = threading.Thread(target=futex, args=(FUTEX_WAIT, 0, None))
 
-        def wake() -> int:
-            return int(futex(FUTEX_WAKE, 1))
+        def wake(who: int) -> None:
+            woken[who] += futex(FUTEX_WAKE, 1)
+            time.sleep(0.001)
 
         def wake_later() -> None:
-            while not has_entered:
+            while not has_tried:
                 time.sleep(0.001)
-            while not (count := wake()):
-                time.sleep(0.001)
-            woken.append(count)
+            while sleeper.is_alive():
+                wake(1)
 
         other = threading.Thread(target=wake_later)
         sleeper.start()
         other.start()
         for stage in OF_A_WORKER:
             enter(stage)
-        woken.append(wake())
-        has_entered.append(True)
+        for _ in range(attempts):
+            if sleeper.is_alive():
+                wake(0)
+        has_tried.append(True)
         other.join()
-        sleeper.join()
         return woken
 
-    assert confined(privileges.renounce, live).value == [0, 1]
+    assert confined(privileges.renounce, live).value == woken
 
 
 def test_an_earlier_stage_cannot_be_entered_again_from_the_one_before_it() -> None:

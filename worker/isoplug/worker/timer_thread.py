@@ -10,13 +10,15 @@ Two things make it cheaper:
 - It begins with the scheduling policy for batch jobs. Then it does not take the core from the thread that has woken it,
   but runs when that one waits for its supervisor again, once for both messages.
 - The thread that the guest runs in loses the power to wake another (``Stage.RUN_GUEST``), and a signal after each
-  hundredth of a second of the process's CPU wakes the timer thread instead, to take the messages away. They are some
-  100 bytes a call and have no bound; this way they stay in the order of a megabyte. Not with WASI, whose first use may
+  tenth of a second of the process's CPU wakes the timer thread instead, to take the messages away. They are some 100
+  bytes a call and have no bound; this way they stay in the order of a megabyte. Not with WASI, whose first use may
   start threads that the guest's has to wake.
 
 **Why that is safe.** A wake-up that is withheld is one that comes late, for a thread that is in no hurry. Nothing waits
-for it: Extism only sends. What the two share is the lock of their queue and perhaps malloc's; the timer thread holds
-either while it runs, and then wakes whoever waits, as its own wake-ups are not withheld.
+for it: Extism only sends. What the two share is the lock of their queue and malloc's. The timer thread holds either
+while it runs, and then wakes whoever waits, as its own wake-ups are not withheld. When it waits for the queue's, it has
+nothing else, and the next signal ends that as well. Wake-ups for malloc's are never withheld: it may wait for that
+with the queue's in its hands, and at every message that it takes away.
 """
 
 from __future__ import annotations
@@ -29,9 +31,7 @@ from typing import Final
 
 __all__ = ["begins_behind", "wake_by_itself"]
 
-#: Often, because it does not always get through: when it waits for malloc's lock, which the guest's thread has, the
-#: wake-up that should follow is withheld as well, and it sleeps until the next signal.
-_PERIOD_SECONDS: Final = 0.01
+_PERIOD_SECONDS: Final = 0.1
 
 
 @contextmanager

@@ -97,7 +97,10 @@ _DROPPABLE_PAGES = Argument(3, _MAP_DROPPABLE | _MAP_ANONYMOUS, _MAPPING)  # get
 
 # <linux/futex.h>: no priority inheritance, which nobody here uses and which has been a way into kernels.
 _FUTEX_WAIT, _FUTEX_WAKE, _FUTEX_REQUEUE, _FUTEX_WAIT_BITSET, _FUTEX_WAKE_BITSET = 0, 1, 3, 9, 10
-_FUTEX_MODIFIERS = 128 | 256  # private, real-time clock
+_FUTEX_COMMAND = _INT & ~(128 | 256)  # without the modifiers: private, real-time clock
+# What is mapped lies at 0x7… or 0xf… of the 47 or 48 bits of an address, the heap lower; where there are fewer bits, no
+# address is such a one.
+_MAPPED = 0x7000_0000_0000
 
 # <linux/sched.h>: what the C libraries make threads and forks with.
 _THREAD = 0x3D_0F00  # VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, SETTLS, PARENT_SETTID, CHILD_CLEARTID
@@ -142,7 +145,7 @@ _THREADS = _policy(
             _FUTEX_REQUEUE,
             _FUTEX_WAIT_BITSET,
             _FUTEX_WAKE_BITSET,
-            mask=_INT & ~_FUTEX_MODIFIERS,
+            mask=_FUTEX_COMMAND,
         ),
     ),
     Rule("sched_yield", "spin locks of Rust"),
@@ -248,12 +251,16 @@ _NEXT_STAGE = _policy(
 
 _LAST_STAGE = _policy(Rule("seccomp", "a filter more, for the thread that asks", (_FILTER_FOR_ONE,)))
 
-#: The only other thread is Extism's, which may sleep (timer_thread.py). It wakes this one: its own filter lets it.
+#: The only other thread is Extism's, which may sleep (timer_thread.py). It wakes this one: its own filter lets it. What
+#: it sleeps on lies on the heap. Higher up are libraries with the locks of malloc, which it needs when it is awake.
 _WAKES_NOBODY = _policy(
     Rule(
         "futex",
-        "waiting; a wake-up reaches nobody",
-        _one_of(1, _FUTEX_WAIT, _FUTEX_WAIT_BITSET, mask=_INT & ~_FUTEX_MODIFIERS),
+        "waiting, and locks of libraries; any other wake-up reaches nobody",
+        (
+            *_one_of(1, _FUTEX_WAIT, _FUTEX_WAIT_BITSET, mask=_FUTEX_COMMAND),
+            (Argument(0, _MAPPED, _MAPPED), Argument(1, _FUTEX_WAKE, _FUTEX_COMMAND)),
+        ),
         otherwise=refuse(0),
     ),
 )
