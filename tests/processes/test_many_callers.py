@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from conftest import PluginFolder, wait_until, wait_until_computing
-from faults import templates, workers
+from faults import templates, workers, workers_of
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import CallTimeout, PluginQuarantined, Supervisor, WorkerCrashed
 from isoplug.supervisor.config import Config, Restart
@@ -51,9 +51,9 @@ def test_under_random_kills_every_call_is_answered_once_and_rightly(
                 seen["answered"] += 1
         return seen
 
-    def killer() -> int:
-        killed = 0
-        while killed < KILLS:
+    def killer() -> list[int]:
+        killed: list[int] = []
+        while len(killed) < KILLS:
             time.sleep(chance.uniform(0.0, 0.1))
             pids = supervisor.plugins[chance.choice(ids)].status.worker_pids
             if pids:
@@ -61,7 +61,7 @@ def test_under_random_kills_every_call_is_answered_once_and_rightly(
                     os.kill(pids[0], signal.SIGKILL)
                 except ProcessLookupError:
                     continue
-                killed += 1
+                killed.append(pids[0])
         return killed
 
     with ThreadPoolExecutor(THREADS + 1) as threads:
@@ -69,8 +69,8 @@ def test_under_random_kills_every_call_is_answered_once_and_rightly(
         totals = Counter[str]()
         for seen in [threads.submit(caller, number) for number in range(THREADS)]:
             totals.update(seen.result(100))
-        assert killing.result() == KILLS
     assert totals["answered"] > totals.total() / 2
+    wait_until(lambda: not set(workers_of(supervisor, ids)) & set(killing.result()), "the last killed one to be missed")
     for plugin_id in ids:
         assert supervisor.call(plugin_id, "echo", b"alive") == b"alive"
     wait_until(lambda: len(workers()) == len(templates()) == len(ids), "dead workers to be reaped")
