@@ -10,6 +10,7 @@ machine decides what a process is just doing when its signal comes.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
@@ -148,27 +149,32 @@ class Storm:
         self._send("worker", workers_of(self._supervisor, self._victims), self._chance.choice(_DEADLY))
 
     def _stop_worker(self) -> None:
-        """For good: only a deadline ends it."""
-        self._send("worker", workers_of(self._supervisor, self._victims), signal.SIGSTOP)
+        """For as long as the storm lasts: only a deadline ends it. Later there may be no call that has one so early."""
+        self._pause(self._send("worker", workers_of(self._supervisor, self._victims), signal.SIGSTOP), math.inf)
 
     def _pause_worker(self) -> None:
-        self._pause(self._send("worker", workers_of(self._supervisor, self._victims), signal.SIGSTOP))
+        self._pause(self._send("worker", workers_of(self._supervisor, self._victims), signal.SIGSTOP), self._a_while())
 
     def _kill_zygote(self) -> None:
         self._send("zygote", zygotes(), signal.SIGKILL)
 
     def _pause_zygote(self) -> None:
-        self._pause(self._send("zygote", zygotes(), signal.SIGSTOP))
+        self._pause(self._send("zygote", zygotes(), signal.SIGSTOP), self._a_while())
 
     def _kill_template(self) -> None:
         self._send("template", templates_of(self._supervisor, self._victims), signal.SIGKILL)
 
     def _pause_template(self) -> None:
-        self._pause(self._send("template", templates_of(self._supervisor, self._victims), signal.SIGSTOP))
+        self._pause(
+            self._send("template", templates_of(self._supervisor, self._victims), signal.SIGSTOP), self._a_while()
+        )
 
-    def _pause(self, pid: int | None) -> None:
+    def _pause(self, pid: int | None, seconds: float) -> None:
         if pid is not None:
-            self._stopped.append((time.monotonic() + self._chance.uniform(0.0, _STOPPED_SECONDS), pid))
+            self._stopped.append((time.monotonic() + seconds, pid))
+
+    def _a_while(self) -> float:
+        return self._chance.uniform(0.0, _STOPPED_SECONDS)
 
 
 def _is_ours(pid: int) -> bool:

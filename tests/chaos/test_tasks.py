@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from functools import partial
 from pathlib import Path
 
-from conftest import PluginFolder, Workspace
+from conftest import PluginFolder, Workspace, wait_until
 from faults import NIGHTLY, Storm, chaos_seconds, new_seed
 from invariants import ALLOWANCE_SECONDS
 from isoplug.supervisor import AsyncSupervisor, PluginError
 from isoplug.supervisor.config import Calls, Config, Restart
-from load import envelope, nested
+from load import envelope, nested, serves_again
 
 pytestmark = NIGHTLY
 
@@ -89,7 +90,9 @@ def test_cancelled_tasks_and_signals_break_no_promise(
                 ended = await asyncio.gather(*callers, heartbeat(until, broken))
             print(f"tasks: {sum(filter(None, ended))}")
             for plugin_id in IDS:
-                assert await calls.call(plugin_id, "echo", b"x", timeout=20.0) == b"x"
+                serves = partial(serves_again, calls._started(), plugin_id)
+                await asyncio.to_thread(wait_until, serves, f"{plugin_id} to serve again")
+                assert await calls.call(plugin_id, "echo", b"x", timeout=60.0) == b"x"
 
     asyncio.run(scenario())
     assert not broken, broken
