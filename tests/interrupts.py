@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["interrupted_at"]
+__all__ = ["interrupted_at", "is_starting_a_thread"]
 
 _START = threading.Thread.start.__code__
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import threading
 import time
@@ -11,6 +12,7 @@ from types import FrameType
 import pytest
 
 from conftest import wait_until
+from interrupts import is_starting_a_thread
 from isoplug.supervisor.bench.sections.throughput import rate
 
 LONG_SECONDS = 60.0
@@ -22,13 +24,19 @@ class Stopped(BaseException):
 
 @pytest.fixture
 def stopping() -> Iterator[None]:
-    """``SIGALRM`` stops the main thread wherever it is."""
+    """``SIGALRM`` stops the main thread wherever it is, but a moment later where nobody would hear of it (in what
+    Hypothesis has the garbage collector call) or CPython itself cannot bear it."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Stopped
+        if is_starting_a_thread(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.0001)
+        else:
+            raise Stopped
 
     before = signal.signal(signal.SIGALRM, stop)
+    gc.disable()
     yield
+    gc.enable()
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
 
