@@ -12,8 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psutil
 import pytest
 
-from conftest import PluginFolder, Workspace, wait_until
-from isoplug.supervisor import InvalidArgument, PluginError, Supervisor, SupervisorClosed
+from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until
+from isoplug.supervisor import InvalidArgument, Supervisor, SupervisorClosed
 from isoplug.supervisor.config import Calls, Config
 
 PROBE = "test.probe"
@@ -29,16 +29,35 @@ def is_busy(supervisor: Supervisor, plugin_id: str = PROBE) -> bool:
     return supervisor.plugins[plugin_id].status.state == "busy"
 
 
+class Sink:
+    """A host that takes its time over an event."""
+
+    def __init__(self) -> None:
+        self.is_in, self.may_go_on = threading.Event(), threading.Event()
+
+    def emit(self, plugin_id: str, event_json: str) -> None:
+        self.is_in.set()
+        self.may_go_on.wait(60.0)
+
+
+#: What gets a guest there.
+EMIT = {"function": "host_emit_event", "input": "{}"}
+
+
 def test_a_call_in_progress_finishes_before_its_worker_ends(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
     plugins.add()
-    supervisor = supervise(config=config(20.0))
-    with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 500})
-        wait_until(lambda: is_busy(supervisor))
-        supervisor.close()
-        assert call.result() is None
+    sink = Sink()
+    supervisor = supervise(config=config(60.0), events=sink)
+    with ThreadPoolExecutor(2) as threads:
+        call = threads.submit(supervisor.command, PROBE, "host", EMIT)
+        assert sink.is_in.wait(WAIT_SECONDS)
+        closing = threads.submit(supervisor.close)
+        wait_until(lambda: supervisor._runner.gate.is_closing)
+        sink.may_go_on.set()
+        assert call.result()["answer"] == ""
+        closing.result()
 
 
 def test_a_call_that_does_not_finish_is_ended_and_its_caller_hears_why(
@@ -186,23 +205,16 @@ def test_an_interrupt_in_the_middle_of_a_call_returns_the_lease(
 def test_a_service_that_does_not_return_does_not_hold_up_closing_for_ever(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
-    release, is_in = threading.Event(), threading.Event()
-
-    class Stuck:
-        def emit(self, plugin_id: str, event_json: str) -> None:
-            is_in.set()
-            release.wait(60.0)
-
     plugins.add()
-    supervisor = supervise(config=config(0.2), events=Stuck())
+    sink = Sink()
+    supervisor = supervise(config=config(0.2), events=sink)
     with ThreadPoolExecutor(1) as threads:
-        request = {"function": "host_emit_event", "input": "{}"}
-        call = threads.submit(supervisor.command, PROBE, "host", request)
-        assert is_in.wait(20.0)
+        call = threads.submit(supervisor.command, PROBE, "host", EMIT)
+        assert sink.is_in.wait(WAIT_SECONDS)
         started = time.monotonic()
         supervisor.close()
         assert time.monotonic() - started < SOON_SECONDS
-        release.set()
+        sink.may_go_on.set()
         assert isinstance(call.exception(), SupervisorClosed)
 
 
@@ -215,7 +227,7 @@ def test_closing_at_once_ends_calls_and_cuts_a_drain_of_another_thread_short(
         call = threads.submit(supervisor.command, PROBE, "spin", timeout=900.0)
         wait_until(lambda: is_busy(supervisor))
         draining = threads.submit(supervisor.close)
-        wait_until(lambda: isinstance(_error(lambda: supervisor.call(PROBE, "echo")), SupervisorClosed))
+        wait_until(lambda: supervisor._runner.gate.is_closing)
         started = time.monotonic()
         supervisor.close(timeout=0)
         assert time.monotonic() - started < SOON_SECONDS
@@ -263,24 +275,21 @@ def test_closing_may_be_given_less_time_than_is_configured(
         supervise(config=config(0.3)).close(timeout=-1)
 
 
-def _error(attempt: Callable[[], object]) -> Exception | None:
-    try:
-        attempt()
-    except PluginError as error:
-        return error
-    return None
-
-
 def test_unloading_waits_for_the_call_in_progress_and_frees_the_id(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
     wasm = plugins.add()
-    supervisor = supervise(config=config(20.0))
-    with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 300})
-        wait_until(lambda: is_busy(supervisor))
-        supervisor.unload(PROBE)
-        assert call.result() is None
+    sink = Sink()
+    supervisor = supervise(config=config(60.0), events=sink)
+    plugin = supervisor.plugins[PROBE]
+    with ThreadPoolExecutor(2) as threads:
+        call = threads.submit(supervisor.command, PROBE, "host", EMIT)
+        assert sink.is_in.wait(WAIT_SECONDS)
+        unloading = threads.submit(supervisor.unload, PROBE)
+        wait_until(lambda: plugin.status.state == "stopped")
+        sink.may_go_on.set()
+        assert call.result()["answer"] == ""
+        unloading.result()
     assert PROBE not in supervisor.plugins
     assert supervisor.load_plugin(wasm).id == PROBE
     assert supervisor.call(PROBE, "echo", b"x") == b"x"
