@@ -151,6 +151,7 @@ def test_a_worker_that_dies_after_it_only_read_leaves_none(bench: Bench) -> None
 
 @pytest.mark.parametrize("then", ["trap", "spin", "segv", "fail", ""])
 def test_the_record_is_the_same_however_the_call_ends(bench: Bench, then: str) -> None:
+    assert bench.answers(A)  # also after a test that has cost it its worker
     timeout = {"timeout": 2.0} if then == "spin" else {}
     record = do(bench, write(f"{then}.md"), request("host_delete_file", path=f"{then}.md"), then=then, **timeout)
     assert kinds(record) == [("file_written", f"{then}.md", True), ("file_deleted", f"{then}.md", True)]
@@ -358,8 +359,10 @@ def test_strict_turns_the_first_refusal_into_an_error_and_lets_the_guest_finish(
 def test_strict_says_the_refusal_first_and_the_end_as_its_cause(
     bench: Bench, then: str, cause: type[PluginError]
 ) -> None:
+    assert bench.answers(A)
+    timeout = 2.0 if then == "spin" else None
     with pytest.raises(PermissionDenied) as caught:
-        bench.supervisor.command(A, "host_then", {"calls": [DENIED], "then": then}, strict=True, timeout=1.0)
+        bench.supervisor.command(A, "host_then", {"calls": [DENIED], "then": then}, strict=True, timeout=timeout)
     assert type(caught.value.__cause__) is cause
     bench.supervisor.clear_poisoned(A)
 
@@ -400,19 +403,24 @@ def test_strict_leaves_a_call_without_refusals_alone(bench: Bench) -> None:
 # --- retries ------------------------------------------------------------------------------------------------------
 
 
-def test_a_call_is_repeated_while_nothing_was_done(bench: Bench) -> None:
-    record = CallRecord()
-    pids = bench.supervisor.plugins[A].status.worker_pids
+def test_a_call_is_repeated_while_nothing_was_done(plugins: PluginFolder, supervise: Callable[..., Supervisor]) -> None:
+    class KillsOnce:
+        """A host whose plugin loses its worker over the first file that it asks for."""
 
-    def kill_first() -> None:
-        wait_until_computing(bench.supervisor.plugins[A])
-        kill(pids[0])
+        asked = 0
 
-    killer = threading.Thread(target=kill_first)
-    killer.start()
-    assert bench.supervisor.command(A, "busy", {"milliseconds": 2500}, retries=3, record=record) is None
-    killer.join()
-    assert record.attempts == 2
+        def read(self, plugin_id: str, key: str) -> bytes | None:
+            self.asked += 1
+            if self.asked == 1:
+                kill(supervisor.plugins[A].status.worker_pids[0])
+            return b""
+
+    plugins.add(A)
+    files, record = KillsOnce(), CallRecord()
+    supervisor = supervise(files=files)
+    asks = {"calls": [request("host_request_file", key="k")]}
+    supervisor.command(A, "host_then", asks, retries=3, record=record)
+    assert record.attempts == files.asked == 2
     assert record.outcome is Outcome.NO_EFFECTS
 
 
@@ -465,6 +473,7 @@ def test_a_cancelled_call_ends_and_costs_only_its_worker(bench: Bench) -> None:
 def test_a_cancellation_that_was_used_before_lets_no_call_begin(bench: Bench) -> None:
     cancellation = Cancellation()
     cancellation.cancel()
+    assert bench.answers(A)
     pids = bench.supervisor.plugins[A].status.worker_pids
     with pytest.raises(CallCancelled) as caught:
         bench.supervisor.command(A, "spin", cancellation=cancellation)
@@ -474,6 +483,7 @@ def test_a_cancellation_that_was_used_before_lets_no_call_begin(bench: Bench) ->
 
 def test_a_cancellation_afterwards_changes_nothing(bench: Bench) -> None:
     cancellation = Cancellation()
+    assert bench.answers(A)
     pids = bench.supervisor.plugins[A].status.worker_pids
     assert bench.supervisor.command(A, "echo", 1, cancellation=cancellation) == 1
     cancellation.cancel()
