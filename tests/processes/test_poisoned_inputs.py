@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PluginFolder, Workspace, wait_until, wait_until_computing
+from conftest import PluginFolder, Workspace, wait_until
 from isoplug.supervisor import CallRecord, PluginQuarantined, PoisonedInput, Supervisor, WorkerCrashed
 from isoplug.supervisor.config import Config, Restart
 
@@ -28,8 +28,8 @@ def start(
     plugins.add(PROBE)
     workspace.grant(PROBE, plugin_storage=["all"], execute_commands=["all"])
 
-    def start(max_restarts: int = 3) -> Supervisor:
-        return supervise(config=config(max_restarts))
+    def start(max_restarts: int = 3, **services: Any) -> Supervisor:
+        return supervise(config=config(max_restarts), **services)
 
     return start
 
@@ -82,38 +82,46 @@ def test_different_inputs_that_kill_still_quarantine_the_plugin(start: Callable[
         supervisor.command(PROBE, "echo")
 
 
+class Deadly:
+    """A host whose plugin loses its worker over each file that it asks for, by ``signal``, until that is None."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        self.signal: signal.Signals | None = number
+        self.supervisor: Supervisor
+
+    def read(self, plugin_id: str, key: str) -> bytes | None:
+        if self.signal is not None:
+            os.kill(self.supervisor.plugins[plugin_id].status.worker_pids[0], self.signal)
+        return b""
+
+
+#: What gets a guest there.
+ASKS = {"function": "host_request_file", "input": '{"key": "k"}'}
+
+
 def test_a_crash_that_was_not_the_input_s_doing_is_forgotten_when_the_input_is_handled(
     start: Callable[..., Supervisor],
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    supervisor = start(max_restarts=20)
-    plugin = supervisor.plugins[PROBE]
-    with ThreadPoolExecutor(1) as threads:
-        for _ in range(2):
-            call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 2000})
-            wait_until_computing(plugin)
-            os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
-            with pytest.raises(WorkerCrashed):
-                call.result()
-            assert supervisor.command(PROBE, "busy", {"milliseconds": 2000}) is None
+    files = Deadly(signal.SIGTERM)
+    files.supervisor = supervisor = start(max_restarts=20, files=files)
+    for _ in range(2):
+        files.signal = signal.SIGTERM
+        with pytest.raises(WorkerCrashed):
+            supervisor.command(PROBE, "host", ASKS)
+        files.signal = None
+        assert supervisor.command(PROBE, "host", ASKS)["answer"] == ""
     assert supervisor.poisoned() == []
 
 
 def test_an_input_whose_workers_somebody_else_killed_is_not_set_aside(start: Callable[..., Supervisor]) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    supervisor = start(max_restarts=20)
-    plugin = supervisor.plugins[PROBE]
-    with ThreadPoolExecutor(1) as threads:
-        for _ in range(3):
-            call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 2000})
-            wait_until_computing(plugin)
-            os.kill(plugin.status.worker_pids[0], signal.SIGKILL)
-            with pytest.raises(WorkerCrashed):
-                call.result()
+    files = Deadly(signal.SIGKILL)
+    files.supervisor = supervisor = start(max_restarts=20, files=files)
+    for _ in range(3):
+        with pytest.raises(WorkerCrashed):
+            supervisor.command(PROBE, "host", ASKS)
     assert supervisor.poisoned() == []
-    assert supervisor.command(PROBE, "busy", {"milliseconds": 2000}) is None
+    files.signal = None
+    assert supervisor.command(PROBE, "host", ASKS)["answer"] == ""
 
 
 def test_an_input_can_be_taken_up_again(start: Callable[..., Supervisor]) -> None:
