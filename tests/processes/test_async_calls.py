@@ -30,6 +30,7 @@ from isoplug.supervisor import (
 )
 from isoplug.supervisor.config import Calls, Config
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool import Chain
 
 PROBE, OTHER = "test.probe", "test.other"
 
@@ -86,14 +87,13 @@ def test_cancelling_a_task_that_waits_in_the_queue_costs_no_worker(run: Callable
     async def scenario(supervisor: AsyncSupervisor) -> None:
         plugin = supervisor.plugins[PROBE]
         pids = plugin.status.worker_pids
-        first = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 2000}))
-        await until_busy(supervisor)
-        second = asyncio.create_task(supervisor.call(PROBE, "echo", b"x"))
-        await asyncio.to_thread(wait_until, lambda: plugin.status.calls == 2)
-        second.cancel()
+        held = plugin.pool.acquire(Chain(), Deadline.after(60.0), 0)
+        waiting = asyncio.create_task(supervisor.call(PROBE, "echo", b"x"))
+        await asyncio.to_thread(wait_until, lambda: plugin.pool._turns._queue)
+        waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await second
-        assert await first is None
+            await waiting
+        held.release()
         assert await supervisor.call(PROBE, "echo", b"x") == b"x"
         assert plugin.status.worker_pids == pids
 
@@ -103,13 +103,15 @@ def test_cancelling_a_task_that_waits_in_the_queue_costs_no_worker(run: Callable
 def test_calls_that_expire_while_they_wait_for_a_thread_cost_no_worker(run: Callable[..., None]) -> None:
     async def scenario(supervisor: AsyncSupervisor) -> None:
         pids = supervisor.plugins[OTHER].status.worker_pids
-        slow = asyncio.create_task(supervisor.command(PROBE, "busy", {"milliseconds": 2000}))
+        slow = asyncio.create_task(supervisor.command(PROBE, "spin", timeout=60.0))
         await until_busy(supervisor)
         late = [supervisor.call(OTHER, "echo", b"x", timeout=0.1) for _ in range(10)]
         outcomes = await asyncio.gather(*late, return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {CallTimeout}
         assert all(outcome.retryable for outcome in outcomes if isinstance(outcome, CallTimeout))
-        await slow
+        slow.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await slow
         assert supervisor.plugins[OTHER].status.worker_pids == pids
 
     run(scenario, async_threads=1)
@@ -198,20 +200,24 @@ def test_tasks_that_start_and_close_at_once_share_one_supervisor(run: Callable[.
 
 
 def test_a_start_that_is_cancelled_leaves_nothing(plugins: PluginFolder, workspace: Workspace, tmp_path: Path) -> None:
-    plugins.add(PROBE, config={"init": "spin"})
+    plugins.add(PROBE)
+    has_loaded, may_go_on = threading.Event(), threading.Event()
+
+    def hold_up(progress: LoadProgress) -> None:
+        if progress.done:
+            has_loaded.set()
+            may_go_on.wait(WAIT_SECONDS)
 
     async def main() -> None:
         supervisor = AsyncSupervisor(
-            plugins_dir=plugins.path,
-            workspace=workspace.path,
-            state_dir=tmp_path / "state",
-            config=Config(calls=Calls(start_timeout=3.0)),
+            plugins_dir=plugins.path, workspace=workspace.path, state_dir=tmp_path / "state", on_progress=hold_up
         )
         task = asyncio.create_task(supervisor.start())
-        await asyncio.sleep(0.2)
+        assert await asyncio.to_thread(has_loaded.wait, WAIT_SECONDS)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+        may_go_on.set()
 
     asyncio.run(main())  # waits for the thread that makes it; the fixture then looks for what is left
 
