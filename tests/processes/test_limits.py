@@ -53,11 +53,18 @@ def exceeded(supervisor: Supervisor, command: str, params: Any = None, **call: A
     return caught.value
 
 
+def in_one_second(supervisor: Supervisor) -> Supervisor:
+    """For the rates of the worker that there is, no time passes: a busy machine may be too slow for a flood."""
+    (member,) = supervisor.plugins[PROBE].pool._crew.members
+    member.worker.budget._now = lambda: 0.0
+    return supervisor
+
+
 def test_cpu_time_of_a_call_is_bounded(start: Start) -> None:
     error = exceeded(start(cpu_per_call=0.3), "spin")
     assert (error.key, error.bound) == ("limits.cpu_per_call", 300)
     assert error.figure is not None
-    assert 300 < error.figure < 3_000
+    assert 300 < error.figure < 30_000  # it spins on until somebody looks at the clock
     assert str(error).startswith(f"plugin {PROBE!r}, command 'spin': the CPU time of the call in milliseconds is ")
     assert error.message.endswith("the limit is 300; see limits.cpu_per_call")
     assert error.outcome is Outcome.NO_EFFECTS
@@ -88,7 +95,7 @@ def test_waiting_is_not_cpu_time_and_each_call_begins_anew(start: Start) -> None
 def test_floods_of_host_calls_are_stopped(
     start: Start, limits: dict[str, int], command: str, key: str, bound: int
 ) -> None:
-    error = exceeded(start(**limits), command)
+    error = exceeded(in_one_second(start(**limits)), command)
     assert (error.key, error.figure, error.bound) == (key, bound + 1, bound)
     assert len(error.record.log if command == "log_flood" and error.record else ()) <= 20
 
@@ -96,7 +103,8 @@ def test_floods_of_host_calls_are_stopped(
 @pytest.mark.parametrize("command", ["spin_host", "log_flood"])
 def test_the_defaults_stop_a_flood(start: Start, command: str) -> None:
     limits = {"host_calls_per_call": 20_000} if command == "spin_host" else {}
-    assert exceeded(start(**limits), command).key in ("limits.host_calls_per_call", "limits.log_lines_per_second")
+    key = "limits.host_calls_per_call" if command == "spin_host" else "limits.log_lines_per_second"
+    assert exceeded(in_one_second(start(**limits)), command, timeout=200.0).key == key
 
 
 def test_an_answer_is_bounded(start: Start) -> None:
@@ -225,6 +233,7 @@ def test_an_idle_worker_that_rests_is_left_alone(start: Start) -> None:
     pids = supervisor.plugins[PROBE].status.worker_pids
     for size in (1, MIB, 20 * MIB):
         supervisor.call(PROBE, "echo", bytes(size))
-    supervisor._loader._keeper.visit(supervisor.plugins[PROBE].pool)
-    wait_until(lambda: supervisor._loader._keeper._visits)  # it has been there, and has said when it comes again
+    keeper, pool = supervisor._loader._keeper, supervisor.plugins[PROBE].pool
+    keeper.visit(pool)
+    wait_until(lambda: keeper._visits.get(pool))  # it has been there, and has said when it comes again
     assert supervisor.plugins[PROBE].status.worker_pids == pids
