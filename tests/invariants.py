@@ -28,6 +28,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -222,7 +223,8 @@ def leftovers(supervisor: Supervisor) -> list[str]:
     known |= {child.pid for child in psutil.Process().children()}  # the zygote
     (runtime,) = Path(os.environ["XDG_RUNTIME_DIR"]).glob("isoplug-????????")
     strangers = [f"process {pid}" for pid in processes_of(runtime) if pid not in known]
-    sockets = [str(path) for path in runtime.rglob("*") if path.is_socket() or path.name.startswith("wasi-")]
+    paths = [Path(folder, name) for folder, *names in os.walk(runtime) for name in chain(*names)]
+    sockets = [str(path) for path in paths if path.is_socket() or path.name.startswith("wasi-")]
     return strangers + sockets
 
 

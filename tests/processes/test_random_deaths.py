@@ -161,6 +161,8 @@ def is_tied(process: psutil.Process) -> bool:
                     return True
     except PermissionError:  # locked, and this user is not root; a template is tied before, and its workers answered
         return True
+    except (FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
+        return True
     return False
 
 
