@@ -386,11 +386,13 @@ class Supervisor:
         return sum(mailbox.post(event) for mailbox in mailboxes if mailbox is not None)
 
     def flush_events(self, timeout: float | None = None) -> bool:
-        """Wait until all events emitted so far have been handled; False when that takes longer than ``timeout``."""
+        """Wait until all events emitted so far have been handled, but for those of quarantined plugins, which wait for
+        a reset; False when there are such, or when it takes longer than ``timeout``."""
         deadline = self._runner.deadline(timeout)
         if self._is_closed:
             raise SupervisorClosed
-        return all(mailbox.flush(deadline) for mailbox in tuple(self._mailboxes.values()))
+        are_handled = [mailbox.flush(deadline) for mailbox in tuple(self._mailboxes.values())]
+        return all(are_handled)
 
     # --- configuration --------------------------------------------------------------------------------------------
 
