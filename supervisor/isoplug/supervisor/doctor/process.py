@@ -53,13 +53,21 @@ def look_at(pid: int) -> Sight:
     folder = Path("/proc", str(pid))
     return Sight(
         pid,
-        tuple(parse_thread((task / "status").read_text()) for task in sorted((folder / "task").iterdir())),
+        _threads(folder),
         parse_limits((folder / "limits").read_text()),
         (folder / "status").stat().st_uid,
         _root(folder),
         _descriptors(folder),
         _environment(folder),
     )
+
+
+def _threads(folder: Path) -> tuple[Thread, ...]:
+    threads = []
+    for task in sorted((folder / "task").iterdir()):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it ended a moment ago
+            threads.append(parse_thread((task / "status").read_text()))
+    return tuple(threads)
 
 
 def parse_thread(status: str) -> Thread:
