@@ -135,7 +135,7 @@ class Pebble(Pool):
     def open(self) -> None:
         import pebble
 
-        self._pool: Any = pebble.ProcessPool(max_workers=1, context=get_context("spawn"))
+        self._pool: Any = pebble.ProcessPool(max_workers=1, context=get_context("spawn"), initializer=_ends_silently)
 
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._pool.schedule(function, args=list(arguments)).result(_TIMEOUT_SECONDS)
@@ -179,6 +179,12 @@ class RayActor(Pool):
 class _Actor:
     def run(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
+
+
+def _ends_silently() -> None:
+    """In a worker of pebble's: it gets SIGTERM while it is ending by itself, and Python would complain that it came too
+    late for a handler."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 #: Those whose worker can be killed; an actor of Ray is for calls alone.
