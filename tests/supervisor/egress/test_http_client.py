@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import socket
@@ -192,7 +193,7 @@ def test_exchanges_at_once_are_bounded_and_the_others_wait_their_turn(send: Send
         answers = [threads.submit(send, peer.url()) for _ in range(40)]
         wait_until(lambda: len(most) >= 32)
         go_on.set()
-        assert [answer.result(20).status for answer in answers] == [200] * 40
+        assert [answer.result(60).status for answer in answers] == [200] * 40
     assert most == [True] * 40
 
 
@@ -338,16 +339,19 @@ def interim_answers(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-@pytest.mark.parametrize("script", [slow_headers, slow_body, silent, interim_answers])
-def test_a_slow_server_costs_the_time_of_the_call_and_no_more(
-    send: Send, script: Callable[[socket.socket], None]
-) -> None:
-    with serve_bytes(script) as peer:
-        with pytest.raises(ServiceError, match="within the time") as caught:
-            send(peer.url(), seconds=1.0)
-        assert not isinstance(caught.value, NothingDone)  # nobody knows
-        assert open_connections(peer.port) == []
-        assert peer.closed.wait(20)
+def test_a_slow_server_costs_the_time_of_the_call_and_no_more(send: Send) -> None:
+    """All at once, because the time has to be enough for the request to arrive, also on a busy machine."""
+
+    def ask(script: Callable[[socket.socket], None]) -> None:
+        with serve_bytes(script) as peer:
+            with pytest.raises(ServiceError, match="within the time") as caught:
+                send(peer.url(), seconds=4.0)
+            assert not isinstance(caught.value, NothingDone)  # nobody knows
+            assert open_connections(peer.port) == []
+            assert peer.closed.wait(20)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(ask, (slow_headers, slow_body, silent, interim_answers)))
 
 
 def test_a_server_that_does_not_read_costs_the_time_of_the_call_and_no_more(send: Send) -> None:
@@ -380,6 +384,8 @@ def test_a_request_ends_when_its_worker_dies(loop: NetLoop) -> None:
 
 
 def test_closing_the_loop_ends_requests_and_refuses_others(loop: NetLoop, recwarn: pytest.WarningsRecorder) -> None:
+    gc.collect()  # what earlier tests left open would warn below
+    recwarn.clear()
     client = AiohttpClient(loop, AddressPolicy.of(["localhost"]), Lookups(), BOUND)
     with serve_bytes(silent) as peer, living_worker() as (caller, _):
         ended: list[Exception] = []
