@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
+
 import pytest
 
+from isoplug.supervisor.bench import blocks
 from isoplug.supervisor.bench.blocks import Block, Candidate, interleaved, once, timed
 from isoplug.supervisor.bench.figures import Unit
 
@@ -36,10 +40,13 @@ def test_a_slow_candidate_takes_part_in_few_blocks() -> None:
     assert (by_name["s"].samples, by_name["q"].samples) == (2, 4)
 
 
-def test_a_block_ends_when_its_time_is_over_and_has_at_least_one_sample() -> None:
+def test_a_block_ends_when_its_time_is_over_and_has_at_least_one_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count()  # a second later at each look
+    monkeypatch.setattr(blocks, "time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
     calls: list[int] = []
-    assert len(timed(lambda: calls.append(1))(0.0)) == len(calls) == 1
-    assert len(timed(lambda: calls.append(1))(0.005)) > 1
+    assert timed(lambda: calls.append(1))(0.0) == [1.0]
+    assert timed(lambda: calls.append(1))(5.0) == [1.0] * 3
+    assert len(calls) == 4
     assert once(lambda: 7.0)(0.0) == [7.0]
 
 
