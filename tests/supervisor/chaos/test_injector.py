@@ -214,4 +214,4 @@ def test_a_host_call_that_hangs_may_have_been_done(chaos: Chaos) -> None:
 def test_a_clock_that_jumps_does_so_for_the_call_that_is_struck(chaos: Chaos) -> None:
     supervisor, _ = chaos(Rule(ClockJump(seconds=-86_400.0 * 400), every=2))
     years = [host_calls(supervisor, ["host_get_now"])[0][:4] for _ in range(3)]
-    assert years[0] == years[2] > years[1]
+    assert years[0] > years[1] < years[2]
