@@ -15,11 +15,13 @@ from pathlib import Path
 
 import pytest
 
-__all__ = ["SCRIPT", "Terminal", "at_terminal", "needs_script", "run_command"]
+__all__ = ["BOOT_SECONDS", "SCRIPT", "Terminal", "at_terminal", "needs_script", "run_command"]
 
 SCRIPT = Path(sys.executable).with_name("isoplug")
 #: What a run of a few seconds takes at most, on a machine that has other things to do.
 _PATIENCE_SECONDS = 240
+#: Until a command does what it is to do, at most: it starts, imports, loads plugins and makes its first calls.
+BOOT_SECONDS = 100.0
 _COLUMNS = 100
 
 needs_script = pytest.mark.skipif(not SCRIPT.exists(), reason="isoplug is not installed beside this interpreter")

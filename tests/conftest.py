@@ -37,12 +37,12 @@ settings.load_profile("isoplug")
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def wait_until(condition: Callable[[], Any], what: str = "the condition") -> Any:
+def wait_until(condition: Callable[[], Any], what: str = "the condition", seconds: float = WAIT_SECONDS) -> Any:
     """Poll until ``condition()`` is true and return its value; fail the test after a generous while."""
-    give_up_at = time.monotonic() + WAIT_SECONDS
+    give_up_at = time.monotonic() + seconds
     while not (value := condition()):
         if time.monotonic() > give_up_at:
-            pytest.fail(f"waited {WAIT_SECONDS:g} s in vain for {what}")
+            pytest.fail(f"waited {seconds:g} s in vain for {what}")
         time.sleep(0.002)
     return value
 

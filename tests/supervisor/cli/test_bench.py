@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from commands import SCRIPT, at_terminal, needs_script, run_command
+from commands import BOOT_SECONDS, SCRIPT, at_terminal, needs_script, run_command
 from conftest import wait_until
 from isoplug.supervisor.bench.goals import GOALS
 from isoplug.supervisor.bench.sections import SECTIONS
@@ -258,7 +258,9 @@ def test_ctrl_c_leaves_nothing_behind(section: str, sign: str, number: signal.Si
     ) as process:
         try:
             below = psutil.Process(process.pid)
-            wait_until(lambda: any(sign in _words(child) for child in below.children(recursive=True)))
+            wait_until(
+                lambda: any(sign in _words(child) for child in below.children(recursive=True)), seconds=BOOT_SECONDS
+            )
             time.sleep(0.2)  # somewhere in what it does; where is not important
             everybody = below.children(recursive=True)
             os.killpg(process.pid, number)
@@ -282,7 +284,10 @@ def test_the_next_run_removes_what_one_that_was_killed_has_left(tmp_path: Path) 
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             below = psutil.Process(process.pid)
-            wait_until(lambda: any("isoplug.worker.zygote" in _words(child) for child in below.children()))
+            wait_until(
+                lambda: any("isoplug.worker.zygote" in _words(child) for child in below.children()),
+                seconds=BOOT_SECONDS,
+            )
             everybody = below.children(recursive=True)
         finally:
             process.kill()

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from commands import SCRIPT, at_terminal, needs_script, run_command
+from commands import BOOT_SECONDS, SCRIPT, at_terminal, needs_script, run_command
 from conftest import PluginFolder, Workspace, wait_until
 from isoplug.supervisor.chaos import Plan, fault_names
 
@@ -154,7 +154,7 @@ def test_a_run_that_is_stopped_leaves_no_copies_and_does_not_say_that_a_promise_
         encoding="utf-8",
     )
     try:
-        wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/state/storage.sqlite3")))
+        wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/state/storage.sqlite3")), seconds=BOOT_SECONDS)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
     finally:
@@ -170,7 +170,7 @@ def test_a_run_that_is_stopped_writes_the_page_that_was_asked_for_of_what_it_has
     arguments = ["--duration", "10m", "--callers", "1", "--faults", "kill", "--seed", "3", "--report", "out.html"]
     with at_terminal([SCRIPT, "chaos", "--plugins", "plugins", *arguments, *ECHO], folder) as (process, terminal):
         # The next round has begun.
-        wait_until(lambda: re.search("comparing.*running", terminal.text, re.DOTALL))
+        wait_until(lambda: re.search("comparing.*running", terminal.text, re.DOTALL), seconds=BOOT_SECONDS)
         process.send_signal(signal.SIGINT)
         out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGINT
@@ -193,7 +193,9 @@ def test_a_run_that_is_stopped_before_it_has_done_anything_says_that_there_is_no
         encoding="utf-8",
     ) as process:
         try:
-            wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/state/storage.sqlite3")))
+            wait_until(
+                lambda: any((folder / "tmp").glob("isoplug-chaos-*/state/storage.sqlite3")), seconds=BOOT_SECONDS
+            )
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=60)
         finally:
@@ -211,7 +213,7 @@ def test_the_next_run_removes_the_copies_of_one_that_was_killed(folder: Path) ->
         [*command, "--duration", "10m", *ECHO], cwd=folder, env=environment, stderr=subprocess.DEVNULL
     ) as process:
         try:
-            wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/workspace/note.md")))
+            wait_until(lambda: any((folder / "tmp").glob("isoplug-chaos-*/workspace/note.md")), seconds=BOOT_SECONDS)
         finally:
             process.kill()
     (copies,) = (folder / "tmp").glob("isoplug-chaos-*")

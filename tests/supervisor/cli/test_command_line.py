@@ -20,7 +20,7 @@ import psutil
 import pytest
 
 import isoplug.supervisor.demo as demo
-from commands import SCRIPT, needs_script
+from commands import BOOT_SECONDS, SCRIPT, needs_script
 from conftest import PluginFolder, Workspace, wait_until
 
 PROBE = "test.probe"
@@ -320,7 +320,7 @@ def test_a_signal_during_a_spinning_call_ends_it_at_once_and_leaves_nothing(
                 return any(worker.cpu_times().user > 0.3 for worker in workers)
             return False
 
-        wait_until(is_spinning, "the guest to spin")
+        wait_until(is_spinning, "the guest to spin", BOOT_SECONDS)
         children = family.children(recursive=True)
         os.killpg(process.pid, number)
         sent_at = time.monotonic()
