@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 import time
 
 import pytest
@@ -39,3 +40,19 @@ def test_a_signal_that_strikes_a_finalizer_ends_the_run_as_well(capfd: pytest.Ca
     assert ended.value.code == 128 + signal.SIGINT
     assert capfd.readouterr().err == SAID
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_machine_that_is_slow_just_then_does_not_keep_the_run_going(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    start = threading.Thread.start
+
+    def start_slowly(thread: threading.Thread) -> None:
+        start(thread)
+        time.sleep(0.1)
+
+    monkeypatch.setattr(threading.Thread, "start", start_slowly)
+    with pytest.raises(SystemExit) as ended, put_away_when_stopped():
+        run()
+    assert ended.value.code == 128 + signal.SIGINT
+    assert capfd.readouterr().err == SAID

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import CodeType, FrameType
 from typing import NoReturn
 
 import click
@@ -49,11 +51,15 @@ def put_away_when_stopped(*, has_result: bool = False) -> Iterator[None]:
             hook_before(unraisable)
             return
         signal.signal(error.number, end)
+        threading.Thread(target=strike_again, args=(error.number,), daemon=True).start()
+
+    def strike_again(number: int) -> None:
         main_thread = threading.main_thread().ident
         assert main_thread is not None
-        again = threading.Timer(_AGAIN_SECONDS, signal.pthread_kill, (main_thread, error.number))
-        again.daemon = True
-        again.start()
+        time.sleep(_AGAIN_SECONDS)
+        while _is_in(end_again.__code__, sys._current_frames()[main_thread]):  # there it would be swallowed as well
+            time.sleep(_AGAIN_SECONDS)
+        signal.pthread_kill(main_thread, number)
 
     hook_before, sys.unraisablehook = sys.unraisablehook, end_again
     before = {number: signal.signal(number, stop) for number in _STOPPING}
@@ -63,3 +69,11 @@ def put_away_when_stopped(*, has_result: bool = False) -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, handler)
         sys.unraisablehook = hook_before
+
+
+def _is_in(code: CodeType, frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code is code:
+            return True
+        frame = frame.f_back
+    return False
