@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 import psutil
 
-__all__ = ["PREAMBLE", "Host"]
+__all__ = ["PREAMBLE", "Host", "is_alive"]
 
 PREAMBLE = """\
 import base64, json, os, signal, sys, threading, time
@@ -33,6 +34,14 @@ def wait_until(condition):
             say("gave up"); os._exit(3)
         time.sleep(0.002)
 """
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """False of a zombie, too. Between two looks at a process, it may be gone."""
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 class Host:
@@ -71,12 +80,12 @@ class Host:
         return self._process.wait(60)
 
     def is_gone(self) -> bool:
-        return not any(process.is_running() and process.status() != "zombie" for process in self.family)
+        return not any(map(is_alive, self.family))
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
         self.stdout.close()
         for process in self.family:
-            if process.is_running():
+            with suppress(psutil.NoSuchProcess):  # it ends just now, as it should
                 process.kill()
