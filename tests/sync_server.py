@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import queue
+import socket
 import ssl
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from aiohttp import WSCloseCode, WSMsgType, web
 
 from conftest import WAIT_SECONDS
 
-__all__ = ["Peer", "SyncServer", "sync_server", "upgraded"]
+__all__ = ["Peer", "SyncServer", "reserved_port", "sync_server", "upgraded"]
 
 
 class Peer:
@@ -109,8 +110,17 @@ class SyncServer:
 
 
 @contextmanager
+def reserved_port() -> Iterator[int]:
+    """One where nobody listens, for a server that comes later: until then the kernel gives it to nobody else."""
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # two may be bound, as long as none listens
+        holder.bind(("127.0.0.1", 0))
+        yield holder.getsockname()[1]
+
+
+@contextmanager
 def sync_server(port: int = 0, tls: ssl.SSLContext | None = None) -> Iterator[SyncServer]:
-    """``port``: the same one again, for a server that comes back."""
+    """``port``: one that is known already, for a server that comes later or comes back."""
     server = SyncServer()
     loop = asyncio.new_event_loop()
 

@@ -19,7 +19,7 @@ from conftest import PluginFolder, Workspace, wait_until
 from isoplug.supervisor import Supervisor
 from peers import Answer, serve, serve_bytes
 from socket_host import PLUGIN, Host, envelope, order, own_ends, start_host
-from sync_server import SyncServer, sync_server, upgraded
+from sync_server import SyncServer, reserved_port, sync_server, upgraded
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -188,17 +188,16 @@ def test_a_lost_connection_is_made_again_and_the_guest_hears_both(host: Host, se
 def test_a_server_that_comes_later_is_found_and_gets_what_was_sent_meanwhile_in_order(
     host: Host,
 ) -> None:
-    with sync_server() as gone:
-        port = gone.port
-    assert host.connect(f"http://localhost:{port}") == {"ok": True}
-    host.wait_heard("on_disconnected")
-    sent = [f"message {number}" for number in range(20)]
-    assert all(host.request(type="send_text", text=text) == {"ok": True} for text in sent)
-    with sync_server(port) as server:
-        peer = server.accept()
-        assert [peer.receive() for _ in sent] == sent
-        host.wait_heard("on_disconnected", "on_connected")  # one for all attempts that failed
-        assert host.request(type="disconnect") == {"ok": True}
+    with reserved_port() as port:
+        assert host.connect(f"http://localhost:{port}") == {"ok": True}
+        host.wait_heard("on_disconnected")
+        sent = [f"message {number}" for number in range(20)]
+        assert all(host.request(type="send_text", text=text) == {"ok": True} for text in sent)
+        with sync_server(port) as server:
+            peer = server.accept()
+            assert [peer.receive() for _ in sent] == sent
+            host.wait_heard("on_disconnected", "on_connected")  # one for all attempts that failed
+            assert host.request(type="disconnect") == {"ok": True}
 
 
 @pytest.mark.parametrize("status", [200, 401, 403, 404, 500])
