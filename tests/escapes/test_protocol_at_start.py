@@ -20,7 +20,6 @@ from isoplug.shared.errors import CallTimeout, CrashReason, LoadError, PluginErr
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor.config import Limits
 from isoplug.supervisor.deadline import Deadline
-from isoplug.supervisor.pool import link
 from isoplug.supervisor.pool.launcher import Launcher
 from isoplug.supervisor.pool.worker import Worker
 
@@ -140,10 +139,7 @@ def test_a_start_that_gets_nowhere_ends_at_the_deadline(launcher: Launcher, atta
 
 
 @pytest.mark.parametrize("attack", sorted(DEATHS))
-def test_a_death_during_a_start_is_noticed_at_once(
-    launcher: Launcher, attack: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link, "_DYING_MS", PATIENCE_SECONDS * 1000)  # between its socket's end and its own
+def test_a_death_during_a_start_is_noticed_at_once(launcher: Launcher, attack: str) -> None:
     error = outcome(launcher, attack)
     assert isinstance(error, WorkerCrashed), error
     assert error.exit_code == 9 or error.signal == 9

@@ -303,13 +303,6 @@ def test_a_breach_of_the_protocol_destroys_the_worker_at_once(watch: Watch, atta
     watch.require_destroyed()
 
 
-@pytest.fixture
-def dying_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that dies closes its socket before it is dead: on a busy machine perhaps long before."""
-    monkeypatch.setattr(link, "_DYING_MS", PATIENCE_SECONDS * 1000)
-
-
-@pytest.mark.usefixtures("dying_is_waited_for")
 @pytest.mark.parametrize("attack", sorted(DEATHS))
 def test_a_death_is_noticed_at_once_whatever_was_half_said(watch: Watch, attack: str) -> None:
     outcome, _ = attacked(watch, attack)
@@ -428,7 +421,6 @@ def test_an_interrupt_in_the_middle_of_a_frame_ends_the_call_and_its_worker(
     watch.require_destroyed()
 
 
-@pytest.mark.usefixtures("dying_is_waited_for")
 def test_an_exit_in_a_call_is_a_crash_also_when_it_is_polite(watch: Watch) -> None:
     outcome, _ = attacked(watch, "leaves")
     assert isinstance(outcome, WorkerCrashed), outcome

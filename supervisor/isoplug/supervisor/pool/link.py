@@ -19,11 +19,10 @@ from isoplug.shared.limits import FRAME_OVERHEAD_BYTES
 from isoplug.shared.messages import FromWorker, MalformedMessage, ToWorker, decode_from_worker, encode_in_pieces
 from isoplug.shared.zmtp import HANDSHAKE, Inflow, Malformed, framed_in_pieces
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool import kernel
 
 __all__ = ["Breach", "Gone", "Link", "Patience", "Silence", "open_pair"]
 
-#: How long a process whose socket has closed may take to be seen dead, in milliseconds.
-_DYING_MS = 250
 #: Longest wait in one piece: a Ctrl-C that comes just before the system call does not interrupt it.
 _SLICE_MS = 500
 #: From <asm-generic/socket.h>, since Linux 6.16; Python has no name for it yet.
@@ -189,8 +188,8 @@ class Link:
                 return
 
     def _raise_end(self) -> None:
-        """The worker's end of the socket is closed. A dying process loses its sockets a moment before it is dead."""
-        if _is_readable(self._pidfd, _DYING_MS):
+        """The worker's end of the socket is closed."""
+        if kernel.is_dying(self._pidfd):
             raise Gone
         raise Breach("it closed its socket")
 
@@ -208,9 +207,3 @@ def _refuse_descriptors(connection: socket.socket) -> None:
     worker has none that waits."""
     with suppress(OSError):
         connection.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
-
-
-def _is_readable(fd: int, patience_ms: int) -> bool:
-    poll = select.poll()
-    poll.register(fd, select.POLLIN)
-    return bool(poll.poll(patience_ms))

@@ -42,8 +42,6 @@ __all__ = ["Pool", "PoolClosed", "State"]
 
 _log = get_logger(__name__)
 
-#: How long a process whose socket has closed may take to be seen dead.
-_DYING_SECONDS = 0.25
 #: Between two looks at the workers: what they do while they are idle, and their memory when there is a bound on it. The
 #: longer nobody has asked them anything, the rarer, within these bounds. All pools look at the same instants, full
 #: seconds, so that an idle supervisor wakes up once for all of them.
@@ -156,7 +154,7 @@ class Pool:
                 raise
             if misdeed := lease.worker.misdeed():
                 lease.discard(Loss(ExitReason.BREACH, misdeed))
-            elif not lease.worker.process.wait(_DYING_SECONDS):
+            elif not lease.worker.process.is_dying():
                 lease.discard(Loss(ExitReason.BREACH, "it closed its socket"))
             else:
                 lease.discard(Loss.of(lease.worker.process.exit_status(), "while idle"))

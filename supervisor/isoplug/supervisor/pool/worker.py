@@ -73,6 +73,10 @@ class WorkerProcess:
         poll.register(self.pidfd, select.POLLIN)
         return bool(poll.poll(patience_seconds * 1000))
 
+    def is_dying(self) -> bool:
+        """See ``kernel.is_dying``; also when it is dead."""
+        return self._is_closed or kernel.is_dying(self.pidfd)
+
     def watch(self) -> int:
         """A new descriptor that becomes readable when the process has ended; whoever asked closes it. Raises
         ServiceError when the process has ended and been forgotten."""
