@@ -132,10 +132,16 @@ def test_its_messages_do_not_pile_up() -> None:
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as caller:
         assert caller.stdin is not None
         assert caller.stdout is not None
-        taken_bytes = []
-        for calls in (1_000, MANY_CALLS):
+
+        def taken_after(calls: int) -> int:
             print(calls, file=caller.stdin)
             assert caller.stdout.readline() == "done\n"
-            taken_bytes.append(psutil.Process(caller.pid).memory_info().rss)
+            return int(psutil.Process(caller.pid).memory_info().rss)
+
+        taken_bytes = taken_after(1_000)
+        for _ in range(3):  # a busy machine may keep the thread waiting once; what piles up does so each time
+            before, taken_bytes = taken_bytes, taken_after(MANY_CALLS)
+            if taken_bytes - before < 10 * MIB:
+                break
         caller.stdin.close()
-    assert taken_bytes[1] - taken_bytes[0] < 10 * MIB
+    assert taken_bytes - before < 10 * MIB
