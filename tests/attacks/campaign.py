@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,8 @@ class Campaign:
         pid = self.worker_pid(_ATTACKER)
         if not pid:
             return  # it died of its success, and its successor is on its way
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it dies of it just now
+            os.kill(pid, signal.SIGKILL)
         _wait_until(lambda: self.worker_pid(_ATTACKER) not in (0, pid))
 
 
