@@ -66,11 +66,14 @@ class Host:
         return self.stdout.readline().split()
 
     def ready(self) -> None:
-        """Read ``ready PID...`` and remember those processes."""
+        """Read ``ready PID...`` and remember those processes. A host that ends right after that may have taken them
+        with it by now."""
         word, *pids = self.read()
         assert word == "ready"
-        self.family = [psutil.Process(int(pid)) for pid in pids]
-        assert self.family
+        assert pids
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):
+                self.family.append(psutil.Process(int(pid)))
 
     def kill(self) -> None:
         os.kill(self.pid, signal.SIGKILL)

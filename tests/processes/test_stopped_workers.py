@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psutil
 import pytest
 
-from conftest import PluginFolder, wait_until, wait_until_computing
+from conftest import PluginFolder, is_alive, wait_until, wait_until_computing
 from faults import workers
 from isoplug.supervisor import CallTimeout, Supervisor
 from isoplug.supervisor.config import Calls, Config
@@ -70,4 +70,4 @@ def test_closing_ends_a_worker_that_is_stopped(supervisor: Supervisor) -> None:
     stop(pid)
     worker = psutil.Process(pid)
     supervisor.close()
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+    assert not is_alive(worker)

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from conftest import PluginFolder, wait_until
+from conftest import PluginFolder, is_alive, wait_until
 from hosts import Host
 
 
@@ -240,7 +240,7 @@ def test_a_fork_of_the_host_does_not_keep_the_workers_of_a_dead_supervisor_alive
     supervisor.ready()
     *workers, fork = supervisor.family
     supervisor.kill()
-    wait_until(lambda: not any(worker.is_running() and worker.status() != "zombie" for worker in workers))
+    wait_until(lambda: not any(map(is_alive, workers)))
     assert fork.is_running()
     fork.kill()
 
