@@ -6,10 +6,12 @@ import errno
 import hashlib
 import os
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from conftest import WAIT_SECONDS
 from isoplug.shared.lockdown import Lockdown
 from isoplug.supervisor import LoadError, SupervisorClosed
 from isoplug.supervisor.config import Limits
@@ -30,9 +32,11 @@ def test_a_file_that_grows_while_it_is_read_is_never_taken_for_whole(tmp_path: P
 
     writer = threading.Thread(target=write)
     writer.start()
-    refused = 0
+    read = refused = 0
+    give_up_at = time.monotonic() + WAIT_SECONDS
     try:
-        for _ in range(50):
+        while read < 50 or (not refused and time.monotonic() < give_up_at):
+            read += 1
             try:
                 data, stamp = read_stable(path, 1 << 30)
             except OSError as error:
