@@ -287,21 +287,26 @@ def test_an_object_that_is_replaced_while_it_is_read_is_the_old_or_the_new_one(
     namespaces: EmbeddedNamespaces, ns: str, opened: Callable[..., EmbeddedNamespaces], folder: Path
 ) -> None:
     namespaces.put_object(P, ns, new("k", b"0" * 5000))
-    other, is_done, seen = opened(), threading.Event(), set()
+    other, stop = opened(), threading.Event()
+    replaced, seen = 0, set()
 
     def replace() -> None:
-        for number in range(1, 100):
-            other.put_object(P, ns, new("k", str(number % 10).encode() * 5000))
-        is_done.set()
+        nonlocal replaced
+        while not stop.is_set():
+            replaced += 1
+            other.put_object(P, ns, new("k", str(replaced % 10).encode() * 5000))
 
     writer = threading.Thread(target=replace)
     writer.start()
-    while not is_done.is_set():
-        found = content(namespaces, ns, "k")
-        assert len(found) == 5000
-        seen |= set(found)
-        assert len(set(found)) == 1
-    writer.join()
+    try:
+        while writer.is_alive() and (replaced < 100 or len(seen) < 2):
+            found = content(namespaces, ns, "k")
+            assert len(found) == 5000
+            seen |= set(found)
+            assert len(set(found)) == 1
+    finally:
+        stop.set()
+        writer.join()
     assert len(seen) > 1
     assert_consistent(folder)
 
