@@ -263,6 +263,7 @@ with PluginHarness("build/plugin.wasm", faults=faults) as plugin:
     assert result.stdout == "[0, 1, 2, 3]\n['answered'] 3\n", result.stderr
 
 
+#: So many calls that at least one is struck, but for one run in 16 million.
 CHANCE = """
 import pytest
 from isoplug.supervisor import PluginError
@@ -271,7 +272,7 @@ from isoplug.supervisor import PluginError
 def test_it(isoplug_plugin):
     plugin = isoplug_plugin("build/plugin.wasm")
     ends = []
-    for number in range(12):
+    for number in range(24):
         try:
             ends.append(plugin.command("echo", "."))
         except PluginError:
@@ -287,7 +288,7 @@ def test_a_test_that_fails_under_faults_says_which_and_how_to_repeat_them(projec
     assert 'name = "kill"' in first.stdout
     (repeat,) = re.findall(r'^pytest "test_plugin.py::test_it" (--isoplug-seed \d+)$', first.stdout, re.MULTILINE)
     second = project.run(CHANCE, *repeat.split())
-    ends = [re.findall(r"assert '([.x]{12})' == 'all", run.stdout) for run in (first, second)]
+    ends = [re.findall(r"assert '([.x]{24})' == 'all", run.stdout) for run in (first, second)]
     strikes = [re.findall(r"^kill at .*$", run.stdout, re.MULTILINE) for run in (first, second)]
     assert strikes[0]
     assert strikes[0] == strikes[1]
