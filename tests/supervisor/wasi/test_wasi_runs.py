@@ -6,6 +6,7 @@ import os
 import resource
 import select
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -362,11 +363,14 @@ def test_the_runtime_starts_the_same_few_threads_however_many_cores_there_are(ru
     assert len(threads) == 4, threads  # its own, two that compile, one that waits for input and output
 
 
-def test_running_programs_leaves_no_compiled_code_and_no_file_anywhere(runs: Runs) -> None:
-    caches = [Path.home() / ".cache" / "wasmtime", Path.home() / ".wasmtime"]
-    before = {path for cache in caches for path in cache.rglob("*")}
+def test_running_programs_leaves_no_compiled_code_and_no_file_anywhere(
+    runs: Runs, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path_factory.mktemp("home")  # in the user's own, others may leave some at the same time
+    popen, environment = subprocess.Popen, {"HOME": str(home)}
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **how: popen(command, **how | {"env": environment}))
     assert runs("exit", "0").exit_code == 0
-    assert {path for cache in caches for path in cache.rglob("*")} == before
+    assert list(home.iterdir()) == []
 
 
 def test_a_runner_that_runs_nothing_has_no_descriptor(tmp_path: Path) -> None:
