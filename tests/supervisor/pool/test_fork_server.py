@@ -83,7 +83,13 @@ class Talk:
         with theirs:
             self.process = Process(script, theirs)
         self.server = ForkServer(
-            control, self.process, self.hub, self.lifeline, on_word=self.hear, on_end=self.has_ended.set
+            control,
+            self.process,
+            self.hub,
+            self.lifeline,
+            boot_seconds=WAIT_SECONDS,
+            on_word=self.hear,
+            on_end=self.has_ended.set,
         )
 
     def hear(self, word: str, facts: list[Any]) -> None:
