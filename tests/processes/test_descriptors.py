@@ -50,7 +50,7 @@ def test_too_few_descriptors_are_an_error_and_never_the_end_of_the_host(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert host.returncode == 0, host.stderr
