@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -344,7 +345,9 @@ def test_a_timeout_of_less_than_a_second_is_a_second(bench: Bench, peer: HttpPee
 
     peer.routes["/"] = a_little_later
     for timeout_ms in (0, -5, 1):
-        assert request(bench, peer.url(), timeout_ms=timeout_ms)["status"] == 200
+        began = time.monotonic()
+        answer = request(bench, peer.url(), timeout_ms=timeout_ms)
+        assert answer["status"] == 200 or time.monotonic() - began >= 1.0  # on a busy machine, that may be too short
 
 
 def silent(_: socket.socket) -> None:
@@ -354,7 +357,8 @@ def silent(_: socket.socket) -> None:
 def test_a_timeout_ends_the_request_and_not_the_call(bench: Bench) -> None:
     with serve_bytes(silent) as slow:
         pids = bench.supervisor.status()[PROBE].worker_pids
-        assert "within the time" in refusal(request(bench, slow.url(), timeout_ms=1))
+        while not slow.requests:  # on a busy machine, the time may be over before it has got there
+            assert "within the time" in refusal(request(bench, slow.url(), timeout_ms=1))
         assert slow.closed.wait(20)
     assert bench.supervisor.status()[PROBE].worker_pids == pids
 
@@ -363,8 +367,9 @@ def test_a_timeout_ends_the_request_and_not_the_call(bench: Bench) -> None:
 def test_the_calls_deadline_ends_the_request_and_its_connection(bench: Bench, timeout_ms: int | None) -> None:
     payload = {"url": "", "method": "GET", "headers": {}, "timeout_ms": timeout_ms}
     with serve_bytes(silent) as slow:
-        with pytest.raises(CallTimeout):
-            bench.ask("host_http_request", payload | {"url": slow.url()}, timeout=1.5)
+        while not slow.requests:  # on a busy machine, the time may be over before it has got there
+            with pytest.raises(CallTimeout):
+                bench.ask("host_http_request", payload | {"url": slow.url()}, timeout=1.5)
         assert slow.closed.wait(20)
     assert bench.answers()
 
