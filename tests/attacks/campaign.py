@@ -112,6 +112,7 @@ class Campaign:
         if self._victim is None:
             # Says back what it is told, and ends with this process.
             self._victim = subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+        _wait_until(lambda: self.worker_pid(_SIBLING))  # the one before was attacked; 0 would be the attacker itself
         self._mark.value = b""
         self._attacked += 1
         folder = Path(self._targets.folder) / str(self._attacked)
