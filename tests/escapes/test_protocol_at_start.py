@@ -166,5 +166,11 @@ def test_a_worker_s_socket_has_no_name_that_anybody_could_find_it_by(launcher: L
     with started(launcher, "greets_slowly") as worker:
         opened = [os.readlink(entry) for entry in Path(f"/proc/{worker.pid}/fd").iterdir()]
         (inode,) = {target[len("socket:[") : -1] for target in opened if target.startswith("socket:[")}
-        (line,) = [line for line in Path("/proc/net/unix").read_text().splitlines() if line.split()[6:7] == [inode]]
-        assert len(line.split()) == 7  # an eighth would be its path
+        fields = wait_until(lambda: listed(inode), "the socket in the kernel's list")
+        assert len(fields) == 7  # an eighth would be its path
+
+
+def listed(inode: str) -> list[str]:
+    """Its line; nothing when the list left it out, which is read in pieces while other sockets come and go."""
+    lines = map(str.split, Path("/proc/net/unix").read_text().splitlines())
+    return next((fields for fields in lines if fields[6:7] == [inode]), [])
