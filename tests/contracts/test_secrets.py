@@ -337,7 +337,7 @@ def test_a_secret_that_was_acknowledged_survives_kill_9_of_the_supervisor(
     assert host.stdin is not None
     assert host.stdout.readline() == "acknowledged\n"
     host.send_signal(signal.SIGKILL)
-    assert host.wait(timeout=10) == -signal.SIGKILL
+    assert host.wait(timeout=60) == -signal.SIGKILL
     host.stdin.close()
     host.stdout.close()
     assert kept(supervise(), "k") == VALUE
