@@ -60,6 +60,11 @@ def state_of(host: ServiceHost, plugin_id: str) -> str:
     return str(found)
 
 
+def all_are_ready(host: ServiceHost) -> bool:
+    """What a test before has cost has been replaced."""
+    return {plugin["state"] for plugin in host.ask("status")["plugins"]} == {"ready"}
+
+
 def error_of(client: RawClient) -> dict[str, Any]:
     answer = client.read()
     assert answer is not None
@@ -79,6 +84,7 @@ def test_a_connection_takes_any_number_of_requests_and_answers_in_their_order(cl
 
 
 def test_status_has_the_service_and_its_plugins(host: ServiceHost, client: RawClient) -> None:
+    wait_until(lambda: all_are_ready(host))
     report = client.ask("status")
     assert report["service"]["state_dir"] == str(host.state)
     assert report["service"]["pid"] == host.processes[0].pid
@@ -192,7 +198,7 @@ def test_a_client_that_goes_away_in_the_middle_of_a_call_cancels_it(host: Servic
     client = host.client()
     client.send("call", plugin=PROBE, command="spin")
     wait_until(lambda: state_of(host, PROBE) == "busy")
-    assert host.ask("status")["service"]["calls"] == 1
+    wait_until(lambda: host.ask("status")["service"]["calls"] == 1)  # of tests before, none is left
     client.close()
     wait_until(lambda: state_of(host, PROBE) == "ready", "the call to be cancelled")
     wait_until(lambda: host.ask("status")["service"]["calls"] == 0)  # its thread hears of it on its own
@@ -265,8 +271,9 @@ def test_text_in_any_language_may_be_as_long_as_in_english(client: RawClient) ->
 
 
 def at_rest(host: ServiceHost) -> psutil.Process:
-    """The service, when it has noticed that all clients have gone."""
+    """The service, when it has noticed that all clients have gone, and has all of its workers."""
     process = psutil.Process(host.processes[0].pid)
+    wait_until(lambda: all_are_ready(host))
 
     def has_only_its_listener() -> bool:
         names = [str(one.laddr) for one in process.net_connections("unix")]
@@ -277,16 +284,17 @@ def at_rest(host: ServiceHost) -> psutil.Process:
 
 
 def test_clients_that_hang_make_room_for_the_next(host: ServiceHost) -> None:
-    """Silent ones, ones with half a request, and ones that send and never read, in hundreds."""
+    """Silent ones, ones with half a request, and ones that send and never read, in hundreds. Of these there are fewer
+    than 64: until there is no more room for their answers, they do not hang."""
     process = at_rest(host)
     before = process.num_fds()
     hanging = []
     for number in range(200):
         client = host.client()
         hanging.append(client)
-        if number % 3 == 1:
+        if number % 4 == 1:
             client.send_bytes(b'{"v": 1, "requ')
-        if number % 3 == 2:
+        if number % 4 == 2:
             client.send_bytes(b'{"v": 1, "request": "status"}\n' * 1000)
     assert host.ask("ping")["phase"] == "running"
     wait_until(lambda: process.num_fds() <= before + 64, "most of them to be closed")
