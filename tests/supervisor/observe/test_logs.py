@@ -87,7 +87,7 @@ def test_values_are_escaped(lines: Lines, value: object, written: str) -> None:
     assert lines.last == f"e v={written}"
 
 
-names = st.text(min_size=1).filter(lambda name: name not in ("event", "self", "exc_info"))
+names = st.text(min_size=1).filter(lambda name: name not in ("event", "method_name", "self", "exc_info"))
 
 
 @settings(deadline=None)
