@@ -29,6 +29,7 @@ from isoplug.supervisor import (
 )
 from isoplug.supervisor.config import Restart
 from isoplug.supervisor.deadline import Deadline
+from isoplug.supervisor.pool import Chain
 from versions import PROBE, build, config, overwrite, put, status, upgrade, wait_settled
 
 
@@ -556,13 +557,12 @@ def test_a_chain_that_comes_back_to_a_plugin_after_its_upgrade_runs_on_the_new_v
     inner = {"plugin_id": PROBE, "command": "count"}
     chain = {"plugin_id": "test.other", "command": "call", "params": inner}
     supervisor.command(PROBE, "count")
-    with ThreadPoolExecutor(2) as threads:
-        occupied = threads.submit(supervisor.command, "test.other", "busy", {"milliseconds": 1500})
-        wait_until_computing(other)
+    occupied = other.pool.acquire(Chain(), Deadline.after(60.0), 0)
+    with ThreadPoolExecutor(1) as threads:
         call = threads.submit(supervisor.command, PROBE, "call", chain)
         wait_until(lambda: status(supervisor).state == "busy")
         upgrade(supervisor, wasm, build(plugins))
-        assert occupied.result() is None
+        occupied.release()
         answer = call.result()
     assert answer["data"] == {"success": True, "data": 1}  # the new version's first
     wait_until(lambda: len(status(supervisor).worker_pids) == 2)
@@ -640,7 +640,8 @@ def test_a_plugin_that_goes_while_its_new_version_is_prepared_is_gone(
     plugins: PluginFolder, supervise: Callable[..., Supervisor], what: str
 ) -> None:
     wasm = plugins.add()
-    supervisor = supervise(config=config({"start_timeout": 2.5, "shutdown_timeout": 0.2}))
+    start_timeout = 60.0 if what == "close" else 5.0  # which ends it, when nothing else does
+    supervisor = supervise(config=config({"start_timeout": start_timeout, "shutdown_timeout": 0.2}))
     put(wasm, build(plugins))
     (wasm.parent / "config.json").write_text('{"init": "spin"}')
     with ThreadPoolExecutor(1) as threads:
