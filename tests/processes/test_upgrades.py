@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import PluginFolder, Workspace, wait_until, wait_until_computing
+from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until, wait_until_computing
 from faults import workers
 from guests import guest
 from isoplug.supervisor import (
@@ -266,15 +266,26 @@ def test_an_old_worker_that_dies_while_it_stands_by_is_started_from_its_private_
 def test_a_call_with_a_retry_that_crashes_a_version_on_trial_is_answered_by_the_old_one(
     plugins: PluginFolder, supervise: Callable[..., Supervisor]
 ) -> None:
+    asked, go_on = threading.Event(), threading.Event()
+
+    class SlowOnce:
+        def read(self, plugin_id: str, key: str) -> bytes | None:
+            if not asked.is_set():
+                asked.set()
+                go_on.wait()
+            return b"content"
+
     wasm = plugins.add()
-    supervisor = supervise(config=config())
+    supervisor = supervise(config=config(), files=SlowOnce())
     upgrade(supervisor, wasm, build(plugins))
     new = status(supervisor).worker_pids[0]
+    request = {"function": "host_request_file", "input": '{"key": "k"}'}
     with ThreadPoolExecutor(1) as threads:
-        call = threads.submit(supervisor.command, PROBE, "busy", {"milliseconds": 1500}, retries=1)
-        wait_until_computing(supervisor.plugins[PROBE])
+        call = threads.submit(supervisor.command, PROBE, "host", request, retries=1)
+        assert asked.wait(WAIT_SECONDS)
         os.kill(new, signal.SIGKILL)
-        assert call.result() is None
+        assert call.result()["answer"] == "content"
+    go_on.set()
     assert version_of(supervisor) == "1.0.0"
 
 
