@@ -77,8 +77,9 @@ def test_what_arrives_while_there_is_no_worker_waits_and_on_connected_comes_firs
     host.wait_heard("on_connected")
     kill(host)  # the first restart is at once
     host.wait_heard("on_connected", "on_connected")
-    os.kill(pid(host), signal.SIGKILL)
-    wait_until(lambda: host.supervisor.status()[PLUGIN].state == "backing_off")
+    second = pid(host)
+    os.kill(second, signal.SIGKILL)
+    wait_until(lambda: host.supervisor.status()[PLUGIN].worker_pids != (second,))
     peer.send("one", "two", "three")
     host.wait_heard(*["on_connected"] * 3, *["handle_text_message"] * 3)
     assert host.heard("handle_text_message") == ["one", "two", "three"]
@@ -181,6 +182,7 @@ def test_messages_for_a_quarantined_plugin_wait_for_its_reset(
     host.connect(server)
     peer = server.accept()
     host.wait_heard("on_connected")
+    wait_until(lambda: not delivering())  # it is heard of before the call has returned
     os.kill(pid(host), signal.SIGKILL)
     wait_until(lambda: host.supervisor.status()[PLUGIN].state == "quarantined")
     calls = host.supervisor.status()[PLUGIN].calls
