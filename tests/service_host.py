@@ -23,10 +23,13 @@ class RawClient:
     """Speaks the protocol by hand."""
 
     def __init__(self, state: Path) -> None:
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         folder = os.open(state, os.O_PATH)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self.socket.connect(f"/proc/self/fd/{folder}/control.sock")
+        except OSError:
+            self.socket.close()
+            raise
         finally:
             os.close(folder)
         self.socket.settimeout(30.0)
@@ -99,6 +102,18 @@ class ServiceHost:
         assert process.poll() is None, self.log()
         self.family = psutil.Process(process.pid).children(recursive=True)
         return process
+
+    def wait_until_listening(self) -> None:
+        """The socket has its name a moment before anybody can connect to it."""
+
+        def can_connect() -> bool:
+            try:
+                self.client().close()
+            except (FileNotFoundError, ConnectionRefusedError):
+                return False
+            return True
+
+        wait_until(can_connect, "the control socket")
 
     def log(self) -> str:
         path = self.folder / "log"

@@ -185,7 +185,7 @@ def test_the_status_says_what_the_service_is_doing(serve: Callable[..., ServiceH
     host = serve('[calls]\nshutdown_timeout = "10m"\n')
     shutil.copy(guest("bad_manifest_spin", host.plugins.cache), host.plugins.add_bytes("slow", b""))
     host.launch()
-    wait_until((host.state / "control.sock").exists)
+    host.wait_until_listening()
     out, _ = host.run("status")
     assert ", starting, up for " in out
     assert "the plugins are being loaded" in out
@@ -226,7 +226,7 @@ def test_it_works_without_any_standard_descriptor(serve: Callable[..., ServiceHo
     host = serve()
     closed = f"exec {SCRIPT} run --config isoplug.toml 0<&- 1>&- 2>&-"
     process = host.launch(["/bin/sh", "-c", closed])
-    wait_until(lambda: (host.state / "control.sock").exists())
+    host.wait_until_listening()
     wait_until(lambda: host.ask("ping")["phase"] == "running")
     host.family = psutil.Process(process.pid).children(recursive=True)
     assert host.ask("call", plugin=PROBE, command="echo", params=1)["data"] == 1
@@ -384,9 +384,11 @@ from isoplug.supervisor.service.service import Service
 
 async def main():
     service = Service(lambda: load_config(Path("isoplug.toml")))
+    def take():
+        service.supervisor._supervisor._loader._book.lock.acquire()
+        print("taken", file=sys.stderr, flush=True)
     def take_the_lock_of_all_leases():
-        lock = service.supervisor._supervisor._loader._book.lock
-        threading.Thread(target=lock.acquire, daemon=True).start()
+        threading.Thread(target=take, daemon=True).start()
     asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, take_the_lock_of_all_leases)
     return await service.run()
 
@@ -403,9 +405,10 @@ def test_the_watchdog_is_not_fed_when_the_supervisor_hangs_though_the_loop_turns
     process = host.start(command=[sys.executable, "-c", STUCK], env=manager.environment | {"WATCHDOG_USEC": "1000000"})
     manager.read_until("WATCHDOG")
     process.send_signal(signal.SIGUSR1)
+    host.wait_for_log("taken\n")
     host.wait_for_log("service.supervisor_does_not_answer")
     assert host.ask("ping")["phase"] == "running"
-    while manager.read(0.1) is not None:  # what was on its way
+    while manager.read(1.0) is not None:  # what was on its way, be it from a moment when it was only slow
         pass
     give_up_at = time.monotonic() + 3.0
     while time.monotonic() < give_up_at:
@@ -521,7 +524,9 @@ def test_status_watch_prints_a_line_for_each_change_and_ends_with_the_service(
         assert watcher.stdout is not None
         assert json.loads(watcher.stdout.readline())["plugins"][0]["calls"] == 0
         host.ask("call", plugin=PROBE, command="echo")
-        assert json.loads(watcher.stdout.readline())["plugins"][0]["calls"] == 1
+        while (report := json.loads(watcher.stdout.readline()))["plugins"][0]["calls"] == 0:
+            assert report["service"]["calls"] == 1  # it has arrived, and not begun yet
+        assert report["plugins"][0]["calls"] == 1
         process.terminate()
         _, err = watcher.communicate(timeout=60)
     assert watcher.returncode == 1
