@@ -108,7 +108,7 @@ def test_a_start_right_after_its_template_died_works(launcher: Launcher, of: Cal
     template = of(EMPTY)
     for _ in range(20):
         starts(launcher, template)
-        (pid,) = templates()
+        (pid,) = wait_until(lambda: len(found := templates()) == 1 and found)  # the zygote has reaped the one before
         os.kill(pid, signal.SIGKILL)
 
 
