@@ -11,9 +11,11 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from functools import partial
 from itertools import count
 
+import psutil
 import pytest
 
 from conftest import WAIT_SECONDS, PluginFolder, wait_until
+from faults import workers
 from interrupts import interrupted_at
 from isoplug.supervisor import CallTimeout, Supervisor
 from isoplug.supervisor.config import Calls, Config, Sleep
@@ -85,10 +87,11 @@ def test_an_interrupt_of_the_start_of_an_extra_instance_leaves_room_for_the_next
     config.write_text('{"init": "spin"}')
 
     def interrupt() -> None:
-        wait_until(lambda: pool._extras.starting)
+        (extra,) = wait_until(lambda: set(workers()) - regular)
+        wait_until(lambda: psutil.Process(extra).cpu_times().user >= 0.2)
         signal.pthread_kill(main, signal.SIGINT)
 
-    chain = Chain()
+    chain, regular = Chain(), set(workers())
     with ThreadPoolExecutor(1) as threads, inside(pool, chain):
         interrupting = threads.submit(interrupt)
         with pytest.raises(KeyboardInterrupt):

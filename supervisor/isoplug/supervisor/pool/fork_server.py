@@ -142,32 +142,32 @@ class ForkServer:
         """
         request = next(self._requests)
         forked: Pending[WorkerProcess] = Pending()
-        with ExitStack() as lent:
-            try:
-                lifeline_fd = self._lifeline.new_end()
-                lent.callback(os.close, lifeline_fd)
-                stderr_fd, their_stderr_fd = _make_stderr()
-                lent.callback(os.close, their_stderr_fd)
-            except OSError as error:
-                raise SetupError(f"cannot ask for a worker: {error}; free descriptors") from error
-            try:
+        try:
+            with ExitStack() as lent:
+                try:
+                    lifeline_fd = self._lifeline.new_end()
+                    lent.callback(os.close, lifeline_fd)
+                    stderr_fd, their_stderr_fd = _make_stderr()
+                    lent.callback(os.close, their_stderr_fd)
+                except OSError as error:
+                    raise SetupError(f"cannot ask for a worker: {error}; free descriptors") from error
                 with self._lock:  # also keeps the hub from closing the socket under this send
                     self._pending[request] = _Order(forked, stderr_fd, limits)
                     _send(self._control, msgpack.packb([request, *order]), [lifeline_fd, their_stderr_fd, *fds])
                     self._asked_at[request] = time.monotonic()
-                return self._await(forked, deadline)
-            except (TimeoutError, BlockingIOError):  # both are OSErrors, and neither means that it died
-                self._give_up(request, forked)
-                raise Silence from None
-            except OSError as error:
-                self._give_up(request, forked)
-                if error.errno not in _DEAD_PEER:
-                    raise SetupError(f"cannot ask for a worker: {error}; free memory or descriptors") from error
-                self._is_dead = True  # the hub may need a moment more to see it
-                raise ForkServerDied(str(error)) from error
-            except BaseException:  # the caller's thread was interrupted, or the server is given up
-                self._give_up(request, forked)
-                raise
+            return self._await(forked, deadline)  # last: nothing is left to do in which an interrupt would lose it
+        except (TimeoutError, BlockingIOError):  # both are OSErrors, and neither means that it died
+            self._give_up(request, forked)
+            raise Silence from None
+        except OSError as error:
+            self._give_up(request, forked)
+            if error.errno not in _DEAD_PEER:
+                raise SetupError(f"cannot ask for a worker: {error}; free memory or descriptors") from error
+            self._is_dead = True  # the hub may need a moment more to see it
+            raise ForkServerDied(str(error)) from error
+        except BaseException:  # the caller's thread was interrupted, or the server is given up
+            self._give_up(request, forked)
+            raise
 
     def end(self, patience_seconds: float) -> None:
         """Ask it to end its children and itself, and kill it when it does not."""

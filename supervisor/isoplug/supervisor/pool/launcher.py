@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from isoplug.shared.errors import CallTimeout, CrashReason, LoadError, SupervisorClosed, WorkerCrashed
@@ -76,8 +75,10 @@ class Launcher:
         SupervisorClosed.
         """
         for _ in range(_ATTEMPTS - 1):
-            with suppress(ForkServerDied):
+            try:
                 return self._launch(template, deadline)
+            except ForkServerDied:  # not suppress(), in which an interrupt would lose the worker
+                pass
         return self._launch(template, deadline)
 
     def close(self) -> None:

@@ -70,13 +70,17 @@ class Template:
         """
         server = self._compiled(deadline)
         ours, theirs = open_pair()
+        process = None
         try:
             with theirs:  # it has it by then
                 process = server.fork((), deadline, self._worker_limits, (theirs.fileno(),))
+            return Worker(process, Link(ours, process.pidfd, self.limits.frame), Allowance.of(self.limits), self)
         except BaseException:
             ours.close()
+            if process is not None:  # an interrupt
+                process.kill()
+                process.close()
             raise
-        return Worker(process, Link(ours, process.pidfd, self.limits.frame), Allowance.of(self.limits), self)
 
     def retire(self) -> Callable[[], None]:
         """The next worker is forked from another process. What is returned ends the one that there is now, with the
