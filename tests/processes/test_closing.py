@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import psutil
 import pytest
 
-from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until
+from conftest import WAIT_SECONDS, PluginFolder, Workspace, wait_until, wait_until_computing
 from isoplug.supervisor import InvalidArgument, Supervisor, SupervisorClosed
 from isoplug.supervisor.config import Calls, Config
 
@@ -189,7 +189,7 @@ def test_an_interrupt_in_the_middle_of_a_call_returns_the_lease(
     plugin = supervisor.plugins[PROBE]
 
     def interrupt() -> None:
-        wait_until(lambda: is_busy(supervisor))
+        wait_until_computing(plugin)  # any other place is one of test_interrupts.py
         os.kill(os.getpid(), signal.SIGINT)
 
     for _ in range(3):
