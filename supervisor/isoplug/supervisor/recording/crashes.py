@@ -5,7 +5,7 @@
 What is the same crash is said by its signature: the plugin, the export, and the cause without addresses and sizes. The
 file has what is known of the latest one, when and how the ones before it ended, and how many there were; so a storm
 of crashes writes one small file each time, and never more files than kinds. When several supervisors over one state
-folder have the same crash at the same moment, one of the two may not be counted.
+folder have the same crash at the same moment, some may not be counted: the one that writes last is the one that counts.
 """
 
 from __future__ import annotations
