@@ -12,7 +12,7 @@ import signal
 import struct
 from contextlib import suppress
 
-__all__ = ["is_dying", "oom_kills", "require_child", "wait_status"]
+__all__ = ["has_ended", "is_dying", "oom_kills", "require_child", "wait_status"]
 
 #: From <linux/pidfd.h>: PIDFD_GET_INFO for the first 64 bytes of ``struct pidfd_info``, its flag PIDFD_INFO_EXIT, and
 #: where in it the mask of what is known and the exit status stand.
@@ -26,10 +26,10 @@ _REAPED = -1
 #: From <linux/sched.h>, one of the flags that proc_pid_stat(5) tells, and the place of those.
 _PF_EXITING = 0x4
 _FLAGS = 6
-#: How long a process whose socket has closed may take to be seen dead, in milliseconds; and one of which the kernel
-#: says that it is on its way: its last steps may have to wait for a core (measured: 0.1 s on two cores, beside eight
+#: How long a process whose socket has closed may take to be seen dead; and one of which the kernel says
+#: that it is on its way: its last steps may have to wait for a core (measured: 0.1 s on two cores, beside eight
 #: programs that compute).
-_DYING_MS, _EXITING_MS = 250, 5_000
+_DYING_SECONDS, _EXITING_SECONDS = 0.25, 5.0
 
 
 def wait_status(pid: int, pidfd: int) -> int | None:
@@ -46,10 +46,17 @@ def wait_status(pid: int, pidfd: int) -> int | None:
     return status
 
 
+def has_ended(pidfd: int, patience_seconds: float) -> bool:
+    """True when the process has ended, at the latest after ``patience_seconds``."""
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    return bool(poll.poll(patience_seconds * 1000))
+
+
 def is_dying(pidfd: int) -> bool:
     """For a process whose socket has closed: a dying one loses that a moment before it is dead. Waits until it is dead,
     or there is no more reason to think that it will be."""
-    return _has_ended(pidfd, _DYING_MS) or (_is_exiting(pidfd) and _has_ended(pidfd, _EXITING_MS))
+    return has_ended(pidfd, _DYING_SECONDS) or (_is_exiting(pidfd) and has_ended(pidfd, _EXITING_SECONDS))
 
 
 def require_child(pid: int, pidfd: int, parent_pid: int) -> None:
@@ -77,12 +84,6 @@ def oom_kills() -> int:
         if count is not None:
             return count
     return 0
-
-
-def _has_ended(pidfd: int, patience_ms: int) -> bool:
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    return bool(poll.poll(patience_ms))
 
 
 def _is_exiting(pidfd: int) -> bool:

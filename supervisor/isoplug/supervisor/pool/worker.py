@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import select
 import signal
 import threading
 import time
@@ -67,11 +66,7 @@ class WorkerProcess:
 
     def wait(self, patience_seconds: float) -> bool:
         """True when the process has ended, at the latest after ``patience_seconds``."""
-        if self._is_closed:
-            return True
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        return bool(poll.poll(patience_seconds * 1000))
+        return self._is_closed or kernel.has_ended(self.pidfd, patience_seconds)
 
     def is_dying(self) -> bool:
         """See ``kernel.is_dying``; also when it is dead."""
